@@ -1,0 +1,1 @@
+"""lsexp: a laboratory for label smoothing."""

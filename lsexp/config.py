@@ -1,0 +1,275 @@
+"""What can be trained: every key a user may type, with its type, range, unit and meaning.
+
+One dataclass a section. The same declaration gives Hydra its types, `check` its ranges,
+`--help` its text and `runs/identity.py` the fields that decide a result: a key declared
+`aside=True` (where, with how many threads, what is kept) does not.
+Sections of the paper in the comments are those of arXiv 1906.02629 v3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from lsexp.errors import UserError
+
+MISSING = "???"
+"""OmegaConf's word for a value that must be given; importing it would cost every --help 50 ms."""
+
+TABLES = ("optim.lr_scale", "budgets")
+"""Keys that hold names of the user's choosing."""
+
+
+def key(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    at_least: float | None = None,
+    more_than: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    aside: bool = False,
+    **neutral: Any,
+) -> Any:
+    """A config field: its default, what it means (with unit) and what is allowed.
+
+    `aside=True`: does not decide the result and is no part of a run's identity.
+    `neutral=VALUE`: for a key added later; at this value runs keep the names they had before.
+    """
+    bounds = {"at_least": at_least, "more_than": more_than, "at_most": at_most, "below": below}
+    metadata = {
+        "doc": doc,
+        "choices": choices,
+        "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
+        "aside": aside,
+        **neutral,
+    }
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class DataConfig:
+    # Name and path are aside: the content digest of the data is in the identity instead.
+    name: str = key("digits", "data set: digits, mnist, or npz with data.path", aside=True)
+    path: str | None = key(
+        None, "data=npz: a file with x_train, y_train, x_test, y_test (Keras' layout)", aside=True
+    )
+    split: str = key(
+        "holdout",
+        "holdout: a fifth of the training images (at most 10,000) becomes val, as in the paper; "
+        "full: train on all of them, no val",
+        choices=("holdout", "full"),
+    )
+    split_seed: int = key(0, "draws the split; no run seed moves it", at_least=0, below=2**32)
+    train_size: int | None = key(
+        None, "train on a stratified subset of this many images; null: all", at_least=1
+    )
+    normalize: str = key(
+        "unit",
+        "unit: pixels to [0, 1]; channel: minus mean, by std of the training images; "
+        "image: each image to mean 0, std 1",
+        choices=("unit", "channel", "image"),
+    )
+
+
+@dataclass
+class AugmentConfig:
+    shift: int = key(
+        0,
+        "pixels: shift by up to this much in x and y, all shifts alike, zeros moving in",
+        at_least=0,
+    )
+
+
+@dataclass
+class ModelConfig:
+    name: str = key("mlp", "network")
+
+
+@dataclass
+class MLPConfig(ModelConfig):
+    widths: list[int] = key([1200, 1200], "hidden layers' widths; ReLU after each", at_least=1)
+    dropout: float = key(
+        0.0, "probability of dropping a hidden activation in training", at_least=0, below=1
+    )
+    init_std: float | None = key(
+        None, "std of the Gaussian that draws the weights; null: sqrt(2 / inputs) (He)", more_than=0
+    )
+
+
+@dataclass
+class LossConfig:
+    eps: float = key(
+        0.0, "label smoothing; alpha in the paper; 0: hard labels", at_least=0, below=1
+    )
+    spread: str = key(
+        "uniform",
+        "uniform: eps / K to every class (the paper, PyTorch); "
+        "others: eps / (K - 1) to the wrong classes",
+        choices=("uniform", "others"),
+    )
+    scale: float = key(1.0, "factor on the loss (the paper's 3 on CIFAR)", more_than=0)
+
+
+@dataclass
+class OptimConfig:
+    lr: float = key(0.1, "learning rate at the start", more_than=0)
+    lr_scale: dict[str, float] = key(
+        {}, "layer name to factor on its rate, e.g. {head: 0.1}", more_than=0
+    )
+    momentum: float = key(0.0, "of SGD", at_least=0, below=1)
+    dampening: float = key(
+        0.0, "of SGD; equal to momentum: the gradient is averaged", at_least=0, at_most=1
+    )
+    nesterov: bool = key(False, "Nesterov momentum; needs dampening 0")
+    weight_decay: float = key(
+        0.0, "L2 penalty: adds this times the weight to its gradient", at_least=0
+    )
+    decay: list[str] = key(
+        ["*.weight"], "names of the parameters that decay; * stands for anything"
+    )
+    clip_norm: float | None = key(
+        None, "clip the gradient of all parameters together to this norm; null: no", more_than=0
+    )
+    schedule: str = key(
+        "constant",
+        "constant; linear: to 0 over train.steps; step: times decay_factor at each milestone",
+        choices=("constant", "linear", "step"),
+    )
+    milestones: list[float] = key(
+        [], "schedule=step: fractions of train.steps", more_than=0, below=1
+    )
+    decay_factor: float = key(0.1, "schedule=step: factor at each milestone", more_than=0)
+
+
+@dataclass
+class StepsConfig:
+    steps: int = key(1000, "batches to train for", at_least=1)
+    epochs: float | None = key(
+        None, "instead of train.steps: passes over the training images", more_than=0
+    )
+    batch_size: int = key(128, "images in a batch", at_least=1)
+
+
+@dataclass
+class Budget:
+    """How much of a recipe is trained; a table `budgets` inside each recipe."""
+
+    steps: int = key(MISSING, "train.steps")
+    train_size: int | None = key(None, "data.train_size")
+
+
+@dataclass
+class ArtifactsConfig:
+    tensorboard: bool = key(True, "write TensorBoard scalars", aside=True)
+    checkpoint_seconds: float = key(
+        30.0,
+        "seconds between checkpoints within an epoch; each epoch's end makes one too, "
+        "at most one a second",
+        at_least=0,
+        aside=True,
+    )
+
+
+@dataclass
+class TrainConfig:
+    """Everything `lsexp train` takes."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: StepsConfig = field(default_factory=StepsConfig)
+    seed: int = key(0, "draws init, order, augmentation and dropout", at_least=0, below=2**31)
+    precision: str = key(
+        "auto",
+        "auto: bf16 where a timed step says that it pays, else fp32",
+        choices=("auto", "fp32", "bf16"),
+    )
+    device: str = key("auto", "auto, cpu, cuda", choices=("auto", "cpu", "cuda"), aside=True)
+    threads: int | None = key(None, "CPU threads; null: one per core", at_least=1, aside=True)
+    data_dir: str | None = key(
+        None, "data sets; default $LSEXP_DATA_DIR, else the user's cache folder", aside=True
+    )
+    runs_dir: str | None = key(None, "run folders; default $LSEXP_RUNS_DIR, else runs", aside=True)
+    artifacts: ArtifactsConfig = field(default_factory=ArtifactsConfig)
+    resume: str = key(
+        "exact",
+        "exact: only if the weights come out as undisturbed; any: also on other hardware; "
+        "restart: from step 0",
+        choices=("exact", "any", "restart"),
+        aside=True,
+    )
+    retry_failed: bool = key(False, "train a run again that has failed", aside=True)
+    claim_timeout: float = key(
+        30.0,
+        "seconds that another process's claim on a run must stand still to be taken over",
+        more_than=0,
+        aside=True,
+    )
+    budgets: dict[str, Budget] = field(default_factory=dict, metadata={"aside": True})
+    # A default Budget would refuse to become a reference into the table.
+    budget: Any = field(default=MISSING, metadata={"aside": True})
+
+
+MODELS: dict[str, type[ModelConfig]] = {"mlp": MLPConfig}
+
+
+def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Yield (dotted name, field, value) of every key that `key` declared, in order."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value) and not item.metadata:
+            yield from walk(value, f"{prefix}{item.name}.")
+        elif "doc" in item.metadata:
+            yield f"{prefix}{item.name}", item, value
+
+
+def allowed(item: dataclasses.Field) -> str:
+    """What a key accepts, in words: `"at least 0 and below 1"`; empty if anything goes."""
+    if item.metadata["choices"]:
+        return " or ".join(item.metadata["choices"])
+    words = [
+        f"{name.replace('_', ' ')} {bound:g}" for name, bound in item.metadata["bounds"].items()
+    ]
+    return " and ".join(words)
+
+
+def check(config: TrainConfig) -> None:
+    """Raise UserError for the first key whose value is out of range, naming it."""
+    for name, item, value in walk(config):
+        values = list(value.values()) if isinstance(value, dict) else value
+        for one in values if isinstance(values, list) else [values]:
+            if one is not None and not _fits(one, item):
+                raise UserError(f"{name}={one}: must be {allowed(item)}; `lsexp train --help`")
+    optim = config.optim
+    if optim.nesterov and (optim.momentum == 0 or optim.dampening != 0):
+        raise UserError(
+            f"optim.nesterov=true: needs optim.momentum above 0 and optim.dampening=0, "
+            f"not {optim.momentum:g} and {optim.dampening:g}"
+        )
+    if optim.schedule == "step" and not optim.milestones:
+        raise UserError("optim.schedule=step: needs optim.milestones, e.g. [0.5,0.75]")
+    if isinstance(config.model, MLPConfig) and not config.model.widths:
+        raise UserError("model.widths=[]: must name at least one hidden layer, e.g. [1200,1200]")
+
+
+def _fits(value: Any, item: dataclasses.Field) -> bool:
+    if item.metadata["choices"]:
+        return value in item.metadata["choices"]
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    bounds = item.metadata["bounds"]
+    return (
+        ("at_least" not in bounds or value >= bounds["at_least"])
+        and ("more_than" not in bounds or value > bounds["more_than"])
+        and ("at_most" not in bounds or value <= bounds["at_most"])
+        and ("below" not in bounds or value < bounds["below"])
+    )

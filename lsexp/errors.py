@@ -1,0 +1,33 @@
+"""The one exception that a user is meant to see."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something that the user can mend, told in one line without a traceback.
+
+    The message names the key or file, its value, what is allowed and, where one helps, the
+    command. `exit_code` is 2 when the words were wrong and 1 when the work failed.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 2) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code
+
+
+def unknown(word: str, what: str, known: Iterable[str], help_command: str) -> UserError:
+    """The error for a word that is not among the known ones, with the closest of them.
+
+    >>> print(unknown("eps=1", "key", ["loss.eps", "seed"], "lsexp train --help"))
+    eps=1: no such key; did you mean loss.eps? `lsexp train --help` lists them
+    >>> print(unknown("xyz", "key", ["loss.eps", "seed"], "lsexp train --help"))
+    xyz: no such key; `lsexp train --help` lists them
+    """
+    name, words = word.partition("=")[0], list(known)
+    close = [other for other in words if other.rpartition(".")[2] == name]
+    close = close or difflib.get_close_matches(name, words, n=1, cutoff=0.65)
+    hint = f" did you mean {close[0]}?" if close else ""
+    return UserError(f"{word}: no such {what};{hint} `{help_command}` lists them")
