@@ -1,0 +1,149 @@
+"""The content digest of a data set, its canonical order, and imported copies on disk.
+
+The same images in any order, from any file, have one digest and one order: by the SHA-256 of
+pixels and label. So split indices mean the same images everywhere, and the digest can stand in
+a run's identity. Importing (hashing, sorting) is done once a file; the copy is memory-mapped.
+Shape letters: N images, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Arrays(NamedTuple):
+    """A data set as found, in any order.
+
+    images: uint8 [N, H, W, C]; labels: int64 [N], in 0..len(classes)-1.
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in canonical order.
+
+    Attributes:
+        name: as in a run's name.
+        arrays: images and labels, each split sorted by SHA-256 of pixels and label;
+            perhaps memory-mapped, never written to.
+        train_digest, test_digest: content digests (64 hex), whatever the order was.
+    """
+
+    name: str
+    arrays: Arrays
+    train_digest: str
+    test_digest: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.arrays.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) in pixels."""
+        height, width, channels = self.arrays.train_images.shape[1:]
+        return height, width, channels
+
+    @property
+    def digest(self) -> str:
+        """64 hex over both splits, the image shape and the number of classes."""
+        parts = [self.train_digest, self.test_digest, list(self.image_shape), self.num_classes]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def canonical(name: str, arrays: Arrays) -> Dataset:
+    """Sort both splits and take their digests."""
+    width = 1 if len(arrays.classes) <= 256 else 8
+    train_order, train_digest = order_and_digest(arrays.train_images, arrays.train_labels, width)
+    test_order, test_digest = order_and_digest(arrays.test_images, arrays.test_labels, width)
+    ordered = Arrays(
+        np.ascontiguousarray(arrays.train_images[train_order]),
+        arrays.train_labels[train_order],
+        np.ascontiguousarray(arrays.test_images[test_order]),
+        arrays.test_labels[test_order],
+        arrays.classes,
+    )
+    return Dataset(name, ordered, train_digest, test_digest)
+
+
+def order_and_digest(
+    images: np.ndarray, labels: np.ndarray, label_bytes: int = 1
+) -> tuple[np.ndarray, str]:
+    """The canonical order of images and their content digest.
+
+    Args:
+        images: uint8 [N, H, W, C] (or [N, H, W]: the bytes are the same).
+        labels: int64 [N].
+        label_bytes: width of the label behind the pixels, little-endian.
+
+    Returns:
+        Indices int64 [N] that sort by SHA-256 of pixels and label, and the SHA-256 (hex) of
+        those sorted digests one after the other.
+    """
+    digests = [
+        hashlib.sha256(image.tobytes() + label.to_bytes(label_bytes, "little")).digest()
+        for image, label in zip(images, labels.tolist(), strict=True)
+    ]
+    order = sorted(range(len(digests)), key=digests.__getitem__)
+    digest = hashlib.sha256(b"".join(digests[i] for i in order)).hexdigest()
+    return np.array(order, dtype=np.int64), digest
+
+
+def load_imported(name: str, source: Path, data_dir: Path) -> Dataset | None:
+    """The copy of `source` made by `save_imported`, memory-mapped; None if there is none."""
+    folder = _import_folder(name, source, data_dir)
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        train_images, train_labels, test_images, test_labels = (
+            np.load(folder / f"{field}.npy", mmap_mode="r") for field in Arrays._fields[:4]
+        )
+    except (OSError, ValueError):  # absent, or damaged: the source is imported again
+        return None
+    classes = tuple(meta["classes"])
+    arrays = Arrays(train_images, train_labels, test_images, test_labels, classes)
+    return Dataset(name, arrays, meta["train_digest"], meta["test_digest"])
+
+
+def save_imported(dataset: Dataset, source: Path, data_dir: Path) -> None:
+    """Keep a canonical copy below `data_dir`; without write access there is none, silently."""
+    folder = _import_folder(dataset.name, source, data_dir)
+    with contextlib.suppress(OSError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for old in folder.parent.glob(f"{dataset.name}-*/meta.json"):
+            if json.loads(old.read_text())["source"] == str(source.resolve()):
+                shutil.rmtree(old.parent, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".importing-") as scratch:
+            parts = Path(scratch) / "parts"
+            parts.mkdir()
+            for field in Arrays._fields[:4]:
+                np.save(parts / f"{field}.npy", getattr(dataset.arrays, field))
+            meta = {
+                "source": str(source.resolve()),
+                "classes": dataset.arrays.classes,
+                "train_digest": dataset.train_digest,
+                "test_digest": dataset.test_digest,
+            }
+            (parts / "meta.json").write_text(json.dumps(meta))
+            parts.rename(folder)
+
+
+def _import_folder(name: str, source: Path, data_dir: Path) -> Path:
+    """Named by the source's path, size and time of change: a changed file is imported anew."""
+    stat = source.stat()
+    token = f"{source.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    return data_dir / "imported" / f"{name}-{hashlib.sha256(token.encode()).hexdigest()[:12]}"
