@@ -1,0 +1,100 @@
+"""Training losses: cross-entropy against smoothed labels.
+
+Losses are in nats. Shape letters: B examples in a batch, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lsexp.config import LossConfig
+from lsexp.errors import UserError
+
+
+class Targets(NamedTuple):
+    """What smoothing asks of the network's output, the same for every example.
+
+    Attributes:
+        true, other: target probability of the labelled class and of each other class.
+        eps_uniform: eps that gives these targets when spread over all K classes (the paper's
+            alpha, PyTorch's label_smoothing).
+        eps_others: eps that gives them when spread over the K - 1 wrong classes.
+        logit_gap: logit of the labelled class minus any other where the loss is smallest,
+            log(true / other); None for hard labels, where there is no such point.
+    """
+
+    true: float
+    other: float
+    eps_uniform: float
+    eps_others: float
+    logit_gap: float | None
+
+
+def targets(config: LossConfig, num_classes: int) -> Targets:
+    """The targets of `loss.eps` and `loss.spread` at K classes.
+
+    `uniform` keeps 1 - eps + eps / K on the labelled class (section 2 of the paper), `others`
+    keeps 1 - eps.
+
+    Raises:
+        UserError: the labelled class would not be the likeliest one.
+
+    >>> targets(LossConfig(eps=0.1), num_classes=10)._asdict()  # doctest: +ELLIPSIS
+    {'true': 0.91, 'other': 0.01, 'eps_uniform': 0.1, 'eps_others': 0.09, 'logit_gap': 4.51...}
+    >>> round(targets(LossConfig(eps=0.1, spread="others"), num_classes=10).eps_uniform, 4)
+    0.1111
+    """
+    eps, k = config.eps, num_classes
+    if config.spread == "others" and eps >= (k - 1) / k:
+        raise UserError(
+            f"loss.eps={eps:g}: with loss.spread=others and {k} classes it must be below "
+            f"{(k - 1) / k:g}, where every class would be as likely"
+        )
+    uniform = eps if config.spread == "uniform" else eps * k / (k - 1)
+    others = eps if config.spread == "others" else eps * (k - 1) / k
+    true, other = 1 - others, others / (k - 1)
+    gap = math.log(true / other) if other > 0 else None
+    return Targets(true, other, uniform, others, gap)
+
+
+def smooth_labels(labels_B: Tensor, num_classes: int, eps: float) -> Tensor:
+    """Mix the one-hot labels with the uniform distribution over all K classes.
+
+    Args:
+        labels_B: class indices, int64.
+        num_classes: K.
+        eps: mass that is spread evenly, in [0, 1); alpha in the paper. The true class
+            keeps `1 - eps + eps / K`, not `1 - eps`.
+
+    Returns:
+        Target distributions, float32 `[B, K]`; each row sums to one.
+
+    >>> import torch
+    >>> smooth_labels(torch.tensor([2]), num_classes=4, eps=0.2)
+    tensor([[0.0500, 0.0500, 0.8500, 0.0500]])
+    """
+    return (1 - eps) * F.one_hot(labels_B, num_classes).float() + eps / num_classes
+
+
+def smoothed_cross_entropy(logits_BK: Tensor, labels_B: Tensor, eps_uniform: float) -> Tensor:
+    """Mean over the batch of the cross-entropy H(smoothed label, softmax(logits)).
+
+    Args:
+        logits_BK: any floating type; computed in float32 (float64 stays).
+        labels_B: class indices, int64.
+        eps_uniform: mass spread over all K classes, in [0, 1) (`Targets.eps_uniform`).
+
+    Returns:
+        A scalar in nats. Its least value is the entropy of the targets, not 0.
+
+    It equals `-(smooth_labels(...) * log_softmax(logits)).sum(1).mean()` without building the
+    targets, and stays finite for logits as far apart as float32 goes.
+    """
+    if logits_BK.dtype != torch.float64:
+        logits_BK = logits_BK.float()
+    return F.cross_entropy(logits_BK, labels_B, label_smoothing=eps_uniform)

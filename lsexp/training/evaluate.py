@@ -1,0 +1,32 @@
+"""Forward passes over a split, in float32 whatever the training precision.
+
+bf16 logits have eight significant bits, too few for calibration.
+Shape letters: N images, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lsexp.data.batches import Images, Normalize
+
+BATCH = 1000
+"""Images in a forward pass; fixed, since it may move the last bit of a logit."""
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, normalize: Normalize, images: Images) -> Tensor:
+    """Logits float32 [N, K] on the device, in evaluation mode, images unaugmented."""
+    training = model.training
+    model.eval()
+    parts = [model(normalize(part))[0] for part in images.images_NHWC.split(BATCH)]
+    model.train(training)
+    return torch.cat(parts)
+
+
+def accuracy_and_nll(logits_NK: Tensor, labels_N: Tensor) -> tuple[float, float]:
+    """Accuracy (fraction) and mean negative log-likelihood of the hard labels (nats)."""
+    accuracy = (logits_NK.argmax(1) == labels_N).double().mean().item()
+    return accuracy, F.cross_entropy(logits_NK.double(), labels_N).item()

@@ -1,0 +1,116 @@
+"""Where a run trains: device, class of CPU, precision; what must stay the same to repeat it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from lsexp.errors import UserError
+from lsexp.training.member import Member, step
+
+PAYS = 1.2
+"""bf16 must be this many times faster than fp32 to be chosen: a tie should not be a toss."""
+
+
+class Environment(NamedTuple):
+    """What the last bit of the weights depends on, recorded when training starts."""
+
+    device: str
+    cpu_class: str
+    precision: str
+    threads: int
+    torch: str
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto`: the GPU where there is one. Raises UserError where the named one is missing."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"device=cuda: torch {torch.__version__} finds no CUDA device here; device=cpu works "
+            f"everywhere"
+        )
+    return torch.device(device)
+
+
+def prepare(device: torch.device, threads: int) -> None:
+    """Set the process up so that equal configs give equal weights."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+
+def default_threads() -> int:
+    """One thread for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_class() -> str:
+    """The widest matmul instructions that torch sees: amx_bf16, avx512_bf16, avx512, avx2, ...
+
+    Kernels, and so the last bits of a result, go with the class.
+    """
+    has = torch.cpu.get_capabilities()
+    names = {
+        "amx_bf16": "amx_bf16",
+        "avx512_bf16": "avx512_bf16",
+        "avx512_f": "avx512",
+        "avx2": "avx2",
+    }
+    return next((name for flag, name in names.items() if has.get(flag)), platform.machine())
+
+
+def environment(device: torch.device, precision: str) -> Environment:
+    name = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return Environment(
+        name, cpu_class(), precision, torch.get_num_threads(), str(torch.__version__)
+    )
+
+
+def choose_precision(build: Callable[[str], Member], *, seconds: float = 2.0) -> str:
+    """`"bf16"` where real steps with it are faster by `PAYS` and come out alike, else `"fp32"`.
+
+    Timed, not read off flags: some CPUs emulate bf16 at a quarter of the speed of fp32, and some
+    kernels have been wrong.
+
+    Args:
+        build: makes a fresh member that trains at the precision named.
+        seconds: about how long to measure.
+    """
+    members = {precision: build(precision) for precision in ("fp32", "bf16")}
+    images, _ = members["fp32"].batches(0)
+    with torch.no_grad():
+        exact = members["fp32"].model.eval()(images)[0].double()
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            rough = members["bf16"].model.eval()(images)[0].double()
+    if not (rough - exact).norm() < 0.05 * exact.norm():
+        return "fp32"
+    times: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    for member in members.values():
+        member.model.train()
+        step(member)
+    until = time.monotonic() + seconds
+    for _ in range(min(10, members["fp32"].losses_S.numel() - 1)):
+        for precision, member in members.items():
+            times[precision].append(seconds_of(partial(step, member), images.device))
+        if time.monotonic() > until:
+            break
+    return "bf16" if min(times["fp32"]) > PAYS * min(times["bf16"]) else "fp32"
+
+
+def seconds_of(work: Callable[[], None], device: torch.device) -> float:
+    """Wall seconds of `work`, the device's part included."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

@@ -1,0 +1,122 @@
+"""A member: one run's network, optimiser and batches, and the step that trains it.
+
+`step` does everything for one batch and never waits for the device, so that the same function
+serves alone, in a worker process and captured as a graph.
+Shape letters: B examples in a batch, K classes, S steps since the last look.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsexp.config import TrainConfig
+from lsexp.data.batches import Batches, Images, Normalize, generator
+from lsexp.losses import smoothed_cross_entropy, targets
+from lsexp.models import build_model
+from lsexp.training.optimizer import build_optimizer, rate
+
+
+class Member:
+    """The state of one run in training.
+
+    Attributes:
+        step: updates made so far.
+        losses_S, correct: of the batches since the last `reset_sums`: the smoothed
+            cross-entropy of each (nats, float32, before `loss.scale`) and how many images were
+            classified right, counted in training, on augmented images.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: Images,
+        normalize: Normalize,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+    ):
+        device = train.labels_N.device
+        dropout_seed = generator(config.seed, "dropout").initial_seed()
+        self.config = config
+        self.device = device
+        self.masks = torch.Generator(device).manual_seed(dropout_seed)
+        self.model = build_model(
+            config.model,
+            image_shape,
+            num_classes,
+            init=generator(config.seed, "init"),
+            dropout=self.masks,
+        ).to(device)
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.batches = Batches(
+            train, normalize, config.augment, batch_size=config.train.batch_size, seed=config.seed
+        )
+        self.eps_uniform = targets(config.loss, num_classes).eps_uniform
+        self.step = 0
+        steps_per_epoch = len(self.batches) // config.train.batch_size + 2
+        self.losses_S = torch.zeros(steps_per_epoch, device=device)
+        self.since_reset = 0
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+
+    def reset_sums(self) -> None:
+        self.since_reset = 0
+        self.correct.zero_()
+
+    def state(self) -> dict[str, Any]:
+        """All that `load` needs to go on bit for bit; tensors are copies on the CPU."""
+        return {
+            "step": self.step,
+            "model": _copy(self.model.state_dict()),
+            "optimizer": _copy(self.optimizer.state_dict()),
+            "masks": self.masks.get_state(),
+            "losses": _copy(self.losses_S[: self.since_reset]),
+            "correct": int(self.correct),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.masks.set_state(state["masks"])
+        self.since_reset = len(state["losses"])
+        self.losses_S[: self.since_reset] = state["losses"].to(self.device)
+        self.correct.fill_(state["correct"])
+
+
+def step(member: Member) -> None:
+    """One update from the next batch; no host synchronisation."""
+    config = member.config
+    images_BCHW, labels_B = member.batches(member.step)
+    with torch.autocast(
+        member.device.type,
+        dtype=torch.bfloat16,
+        enabled=config.precision == "bf16",
+        cache_enabled=False,
+    ):
+        logits_BK, _ = member.model(images_BCHW)
+    loss = smoothed_cross_entropy(logits_BK, labels_B, member.eps_uniform)
+    member.optimizer.zero_grad(set_to_none=True)
+    (loss * config.loss.scale).backward()
+    if config.optim.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(member.model.parameters(), config.optim.clip_norm)
+    lr = rate(config.optim, member.step, config.train.steps)
+    for group in member.optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+    member.optimizer.step()
+    member.losses_S[member.since_reset] = loss.detach()
+    member.correct += (logits_BK.argmax(1) == labels_B).sum()
+    member.since_reset += 1
+    member.step += 1
+
+
+def _copy(value: Any) -> Any:
+    """Tensors anywhere in dicts and lists, copied to the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: _copy(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_copy(part) for part in value]
+    return value
