@@ -1,0 +1,275 @@
+"""Who trains a run now: claims, with no lock that a network file system lacks.
+
+A claim is a file made exclusively. The first is claim.json; the one that takes over from a
+claim with nonce N is `claim-after-N.json`, so exactly one process can succeed each claim, and
+the owner is whoever stands at the end of that chain. Files of the chain are never removed while
+a run is unfinished, so a process that slept for an hour cannot undo anything: it only finds that
+it is not the owner any more. claim.json itself is replaced by the latest claim to be read by
+people; since the chain goes on from any of its members, that replacement may come late.
+
+An owner beats: it counts up a file in its attempt folder. Another process takes over only after
+it has watched that count stand still for `claim_timeout` seconds by its own clock, or at once
+where the owner has let go or is a process of this machine that is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BEAT_SECONDS = 1.0
+
+Record = dict[str, Any]
+"""A claim as stored: nonce, host, machine, pid, process_start, time, environment, released."""
+
+
+def attempt_folder(folder: Path, nonce: str) -> Path:
+    return folder / f"attempt-{nonce}"
+
+
+def owner(folder: Path) -> Record | None:
+    """The claim at the end of the chain, None where nobody has claimed the run."""
+    record = _read(folder / "claim.json")
+    while record is not None:
+        successor = _read(folder / f"claim-after-{record['nonce']}.json")
+        if successor is None:
+            return record
+        record = successor
+    return None
+
+
+class Watch:
+    """Watches the owner of a run from outside: is its beat still moving?"""
+
+    def __init__(self, folder: Path, timeout: float):
+        self.folder = folder
+        self.timeout = timeout
+        self._seen: tuple[str, str] | None = None
+        self._since = 0.0
+
+    def idle(self, record: Record) -> bool:
+        """Whether `record`'s claim may be taken over; call it again and again."""
+        if record.get("released") or _is_gone(record):
+            return True
+        try:
+            beat = (attempt_folder(self.folder, record["nonce"]) / "beat").read_text()
+        except OSError:
+            beat = ""
+        if self._seen != (record["nonce"], beat):
+            self._seen, self._since = (record["nonce"], beat), time.monotonic()
+        return time.monotonic() - self._since >= self.timeout
+
+
+class Claim:
+    """This process's claim on a run, and its attempt folder; beats in a thread.
+
+    Attributes:
+        attempt: the only folder that this process writes to, `attempt-<nonce>`.
+    """
+
+    def __init__(self, folder: Path, record: Record):
+        self.folder = folder
+        self.record = record
+        self.attempt = attempt_folder(folder, record["nonce"])
+        self._stop = threading.Event()
+        self._lost = False
+        self.attempt.mkdir()
+        (self.attempt / "beat").write_text("0")
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="lsexp-claim")
+        self._thread.start()
+
+    def held(self) -> bool:
+        """Whether this process is still the owner, read from the folder now."""
+        if not self._lost:
+            record = owner(self.folder)
+            self._lost = record is None or record["nonce"] != self.record["nonce"]
+        return not self._lost
+
+    @property
+    def lost(self) -> bool:
+        """Whether the beat has found that another process took over; costs nothing."""
+        return self._lost
+
+    def stop_beat(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        (self.attempt / "beat").unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let go: the next process need not wait. An attempt with a checkpoint stays."""
+        self.stop_beat()
+        if not (self.attempt / "checkpoint.pt").exists():
+            shutil.rmtree(self.attempt, ignore_errors=True)
+        record = {**self.record, "nonce": secrets.token_hex(8), "released": True}
+        path = self.folder / f"claim-after-{self.record['nonce']}.json"
+        with contextlib.suppress(OSError):
+            if create_exclusively(path, record):
+                _show(self.folder, record)
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._stop.wait(BEAT_SECONDS):
+            count += 1
+            try:
+                # Not created: where the attempt was removed, the run was taken over.
+                with (self.attempt / "beat").open("r+") as file:
+                    file.write(str(count))
+            except FileNotFoundError:
+                self._lost = True
+            except OSError:
+                continue  # a full disk or a network that comes back
+            if not self.held():
+                return
+
+
+def acquire(
+    folder: Path,
+    *,
+    timeout: float,
+    environment: dict[str, Any],
+    over: Callable[[], bool],
+    waiting: Callable[[Record], None],
+) -> Claim | None:
+    """Claim a run, waiting for whoever trains it.
+
+    Args:
+        folder: exists.
+        timeout: seconds that another's beat must stand still before its claim is taken over.
+        environment: recorded in the claim.
+        over: whether the run has ended (finished or failed), so that there is nothing to claim.
+        waiting: called about five times a second while another process owns the run.
+
+    Returns:
+        The claim, or None when the run has ended.
+    """
+    watch = Watch(folder, timeout)
+    while not over():
+        current = owner(folder)
+        if current is None or watch.idle(current):
+            record = _new_record(environment)
+            before = None if current is None else current["nonce"]
+            name = "claim.json" if before is None else f"claim-after-{before}.json"
+            if create_exclusively(folder / name, record) and _owns(folder, record):
+                claim = Claim(folder, record)
+                _show(folder, record)
+                # The run may have ended, and its claims been cleared, since we looked.
+                if not over():
+                    return claim
+                claim.stop_beat()
+                shutil.rmtree(claim.attempt, ignore_errors=True)
+                clear(folder)
+            continue
+        waiting(current)
+        time.sleep(0.2)
+    return None
+
+
+def clear(folder: Path) -> None:
+    """Remove all claims of a run that has ended."""
+    for path in folder.glob("claim*.json"):
+        path.unlink(missing_ok=True)
+
+
+def create_exclusively(path: Path, record: Record) -> bool:
+    """Make `path` with `record` in it, whole; False if it exists already."""
+    scratch = path.parent / f".{path.stem}-{secrets.token_hex(8)}"
+    try:
+        scratch.write_text(json.dumps(record))
+        try:
+            os.link(scratch, path)
+            return True
+        except FileExistsError:
+            # A network file system may have made the link and lost the answer.
+            return scratch.stat().st_nlink == 2
+        except OSError:  # no hard links here
+            try:
+                with path.open("x") as file:
+                    file.write(json.dumps(record))
+                return True
+            except FileExistsError:
+                return False
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def describe(record: Record) -> str:
+    """`"process 12 on host"`, for messages."""
+    return f"process {record.get('pid', '?')} on {record.get('host', 'an unknown host')}"
+
+
+def _owns(folder: Path, record: Record) -> bool:
+    current = owner(folder)
+    return current is not None and current["nonce"] == record["nonce"]
+
+
+def _show(folder: Path, record: Record) -> None:
+    scratch = folder / f".claim-{secrets.token_hex(8)}"
+    scratch.write_text(json.dumps(record))
+    scratch.replace(folder / "claim.json")
+
+
+def _read(path: Path) -> Record | None:
+    """None where there is no such claim; a damaged one can be succeeded like any other."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    try:
+        record = json.loads(text)
+        return record if isinstance(record["nonce"], str) else {"nonce": "damaged"}
+    except (ValueError, KeyError, TypeError):
+        return {"nonce": "damaged"}
+
+
+def _new_record(environment: dict[str, Any]) -> Record:
+    return {
+        "nonce": secrets.token_hex(8),
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "pid": os.getpid(),
+        "process_start": _process_start(os.getpid()),
+        "time": time.time(),
+        "environment": environment,
+    }
+
+
+def _machine() -> str:
+    """Tells apart machines, boots and containers, within which process ids mean something."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return "/".join(parts)
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks; None if it is gone, "" if unknown here."""
+    if not Path("/proc/self/stat").exists():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except OSError:
+            pass
+        return ""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if after_name[0] in "ZX" else after_name[19]
+
+
+def _is_gone(record: Record) -> bool:
+    if record.get("machine") != _machine():
+        return False
+    start = _process_start(record["pid"])
+    return start is None or start != record.get("process_start")

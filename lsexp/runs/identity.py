@@ -1,0 +1,75 @@
+"""What decides a run's result as an experiment, and the name made of it.
+
+In: every typed key that is not declared aside, with precision resolved; the content of the data;
+RESULT_VERSION. Out: names of recipe and budget, device, threads, folders, what is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from lsexp.config import TrainConfig, walk
+from lsexp.errors import UserError
+from lsexp.training import RESULT_VERSION
+
+Science = dict[str, Any]
+"""Dotted key to value, JSON types only; equal for runs that are the same experiment."""
+
+
+def science(config: TrainConfig, data_digest: str) -> Science:
+    """The fields that decide the result of a resolved `config`."""
+    assert config.precision != "auto", "resolve the config first"
+    assert config.train.epochs is None, "resolve the config first"
+    fields = {
+        name: _plain(value, item)
+        for name, item, value in walk(config)
+        if not item.metadata["aside"] and not _neutral(value, item)
+    }
+    return {**fields, "data.digest": data_digest, "result_version": RESULT_VERSION}
+
+
+def digest(fields: Science) -> str:
+    """12 hex digits over the science fields."""
+    text = json.dumps(fields, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_name(config: TrainConfig, data_name: str, fields: Science) -> str:
+    """`<data>-<model>-eps<eps>-seed<seed>-<12 hex>`; the hex alone identifies."""
+    return (
+        f"{data_name}-{config.model.name}-eps{config.loss.eps:g}-seed{config.seed}-{digest(fields)}"
+    )
+
+
+def compare(stored: Science, wanted: Science, where: str) -> None:
+    """Raise UserError where a folder of this name holds another experiment.
+
+    It happens when a default was changed without a neutral value, or a file was edited.
+    """
+    for name in sorted(stored.keys() | wanted.keys()):
+        if stored.get(name) != wanted.get(name):
+            raise UserError(
+                f"{where}: was made with {name}={stored.get(name)}, but {name}={wanted.get(name)} "
+                f"is asked for under the same name; move the folder away, or name another with "
+                f"runs_dir=",
+                exit_code=1,
+            )
+
+
+def _neutral(value: Any, item: dataclasses.Field) -> bool:
+    """A key added later is left out at the value that means "as before", so old names stay."""
+    return "neutral" in item.metadata and value == item.metadata["neutral"]
+
+
+def _plain(value: Any, item: dataclasses.Field) -> Any:
+    """JSON types with one spelling a value: 1 and 1.0 in a float field, -0.0 and 0.0."""
+    if isinstance(value, dict):
+        return {name: _plain(part, item) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part, item) for part in value]
+    if "float" in str(item.type) and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) + 0.0
+    return value

@@ -1,0 +1,225 @@
+"""The files of a run folder: read, written in attempts, published at once.
+
+    runs/<name>/
+      config.yaml            resolved, whole; `identity` holds the science fields
+      history.csv            a row a pass over the training images
+      model.safetensors      final weights
+      outputs.safetensors    <split>.logits [N, K], .labels, .indices of val and test; train.indices
+      metrics.json           written last: the run is finished when it exists
+      failure.json           instead, when the run failed
+      events.out.tfevents.*  TensorBoard
+      claim*.json            who trains it now; gone when finished
+      attempt-<nonce>/       what one process has made so far, its checkpoint.pt included
+
+A process writes into its own attempt only. Publishing starts with one rename of the attempt to
+`publishing`, which fails where another stands; the files then move up, metrics.json last.
+Whoever finds a `publishing` left by a killed process carries it through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lsexp.config import TrainConfig
+from lsexp.errors import UserError
+from lsexp.runs import claims
+from lsexp.runs.claims import Claim
+from lsexp.runs.identity import Science, compare
+
+PUBLISHING = "publishing"
+
+
+def runs_folder(runs_dir: str | None) -> Path:
+    """`runs_dir`, else $LSEXP_RUNS_DIR, else runs/ in the working folder."""
+    return Path(runs_dir or os.environ.get("LSEXP_RUNS_DIR") or "runs").expanduser()
+
+
+class RunFolder:
+    """A run's folder, finished or not."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def finished(self) -> bool:
+        """Whether metrics.json exists; a publishing that was cut off is carried through first."""
+        self.settle()
+        return (self.path / "metrics.json").exists()
+
+    def metrics(self) -> dict[str, Any]:
+        return self._json("metrics.json")
+
+    def failure(self) -> dict[str, Any] | None:
+        """What failure.json says, None without one."""
+        return self._json("failure.json") if (self.path / "failure.json").exists() else None
+
+    def create(self, config: TrainConfig, identity: Science, chosen: dict[str, str]) -> None:
+        """Make the folder and its config.yaml, or check that the one there is of this experiment.
+
+        Raises:
+            UserError: another experiment under this name, or a folder that cannot be written.
+        """
+        path = self.path / "config.yaml"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                compare(self._identity(), identity, str(self.path))
+            else:
+                replace_file(path, config_text(config, identity, chosen))
+        except OSError as error:
+            raise UserError(
+                f"runs_dir={self.path.parent}: {error.strerror} ({error.filename}); name a folder "
+                f"that can be written: runs_dir=FOLDER or LSEXP_RUNS_DIR",
+                exit_code=1,
+            ) from error
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints that attempts have left, newest first."""
+        found = []
+        for path in self.path.glob("attempt-*/checkpoint.pt"):
+            with contextlib.suppress(OSError):
+                found.append((path.stat().st_mtime_ns, path))
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def remove_attempts(self, keep: Path | None = None) -> None:
+        """Delete attempts other than `keep`; their processes, if any, notice and stop."""
+        for path in self.path.glob("attempt-*"):
+            if path != keep:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def publish(self, claim: Claim) -> bool:
+        """Make a complete attempt the run's result.
+
+        Returns:
+            False where the claim was lost or another attempt got there first; the attempt is
+            deleted then.
+        """
+        claim.stop_beat()
+        for path in claim.attempt.rglob("*"):
+            _fsync(path)
+        published = False
+        if claim.held():
+            try:
+                claim.attempt.rename(self.path / PUBLISHING)
+                published = True
+            except OSError as error:
+                # Another attempt stands there and is carried through instead, or took ours away.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    raise
+        self.settle()
+        shutil.rmtree(claim.attempt, ignore_errors=True)
+        return published
+
+    def fail(self, claim: Claim, failure: dict[str, Any]) -> None:
+        """Record that the run failed, unless another process owns it now."""
+        claim.stop_beat()
+        if claim.held():
+            with contextlib.suppress(FileNotFoundError):
+                (claim.attempt / "history.csv").replace(self.path / "history.csv")
+            replace_file(self.path / "failure.json", json.dumps(failure, indent=1))
+            claims.clear(self.path)
+        shutil.rmtree(claim.attempt, ignore_errors=True)
+
+    def forget_failure(self) -> None:
+        """Make room for another try; by the owner only."""
+        for name in ("failure.json", "history.csv"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Carry a begun publishing through, and clear what a finished run does not need.
+
+        Safe at any time, by any process, also several at once: files are moved relative to the
+        opened folder, so a process that slept meanwhile cannot move those of a later one.
+        """
+        try:
+            top = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return
+        try:
+            if (self.path / PUBLISHING).exists():
+                with contextlib.suppress(FileNotFoundError):
+                    self._move_up(top)
+        finally:
+            os.close(top)
+        if (self.path / "metrics.json").exists():
+            self.remove_attempts()
+            claims.clear(self.path)
+            (self.path / "failure.json").unlink(missing_ok=True)
+            for scratch in self.path.glob(".*"):  # of processes killed while they wrote
+                scratch.unlink(missing_ok=True)
+
+    def _move_up(self, top: int) -> None:
+        source = os.open(self.path / PUBLISHING, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            # Whoever published before us has put metrics.json in place, for good.
+            if not (self.path / "metrics.json").exists():
+                names = sorted(os.listdir(source), key=lambda name: name == "metrics.json")  # noqa: PTH208
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(name, name, src_dir_fd=source, dst_dir_fd=top)
+                os.fsync(top)
+        finally:
+            os.close(source)
+        shutil.rmtree(self.path / PUBLISHING, ignore_errors=True)
+
+    def _identity(self) -> Science:
+        path = self.path / "config.yaml"
+        try:
+            return dict(yaml.safe_load(path.read_text())["identity"])
+        except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}: damaged; move {self.path} away, and the run is trained again", exit_code=1
+            ) from error
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.path / name).read_text()))
+        except ValueError as error:
+            raise UserError(
+                f"{self.path / name}: damaged; move {self.path} away, and the run is trained again",
+                exit_code=1,
+            ) from error
+
+
+def config_text(config: TrainConfig, identity: Science, chosen: dict[str, str]) -> str:
+    """config.yaml: the names chosen, every key in effect, and the science fields."""
+    values = asdict(config)
+    del values["budgets"], values["budget"]  # the recipe's menu, not what was trained
+    whole = {"chosen": chosen, **values, "identity": identity}
+    return yaml.safe_dump(whole, sort_keys=False)
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all. Fails where its folder is gone."""
+    scratch = path.parent / f".{path.name}-{secrets.token_hex(4)}"
+    try:
+        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+        _fsync(scratch)
+        scratch.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
