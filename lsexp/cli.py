@@ -1,0 +1,101 @@
+"""The `lsexp` command: words to a config to a command; help, one-line errors.
+
+Torch is imported inside commands only, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from lsexp.errors import UserError, unknown
+
+HELP = """\
+lsexp: a laboratory for label smoothing
+("When Does Label Smoothing Help?", Müller, Kornblith, Hinton, NeurIPS 2019)
+
+  lsexp train [key=value ...]    train one run, or show it if it is trained
+
+  lsexp COMMAND --help           keys, groups and examples of a command
+  lsexp --version
+
+Folders: data_dir= or LSEXP_DATA_DIR (default: the user's cache folder),
+         runs_dir= or LSEXP_RUNS_DIR (default: runs).
+Exit codes: 0 done, 1 the work failed, 2 the words were wrong.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that `argv` (default: sys.argv) names; return the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"lsexp: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("lsexp: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `lsexp ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"lsexp {version('lsexp')}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise unknown(words[0], "command", COMMANDS, "lsexp --help")
+    return COMMANDS[words[0]](words[1:])
+
+
+def _train(words: list[str]) -> int:
+    from lsexp import compose
+
+    if any(word in ("-h", "--help") for word in words):
+        print(compose.train_help(), end="")
+        return 0
+    dry_run = "--dry-run" in words
+    configs = compose.train_configs([word for word in words if word != "--dry-run"])
+
+    from lsexp.launch import local, plan, results
+    from lsexp.launch.progress import say
+
+    failed: list[UserError] = []
+    for config, chosen in configs:
+        run = plan.plan(config, chosen, ["lsexp", "train", *words])
+        if dry_run:
+            print(plan.describe(run), plan.describe_state(run), sep="\n")
+            continue
+        say(plan.describe(run))
+        try:
+            metrics = local.execute(run)
+        except local.Stopped:
+            raise
+        except UserError as error:
+            if len(configs) == 1:
+                raise
+            say(f"lsexp: {error}")  # the others of a multirun go on
+            failed.append(error)
+            continue
+        print(results.summary(metrics))
+        print(run.folder.path)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(configs)} runs failed, see above", exit_code=1)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": _train}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

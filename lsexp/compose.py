@@ -1,0 +1,253 @@
+"""Words to typed configs, by Hydra; its errors reworded to one line that names the key.
+
+Hydra only composes here: the work starts after it has returned, so that its error handling,
+output folders and logging never touch it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lsexp.config import MODELS, TABLES, TrainConfig, allowed, walk
+from lsexp.errors import UserError, unknown
+
+GROUPS = ("recipe", "budget", "data", "model")
+HELP = "lsexp train --help"
+FLAGS = ("--help", "--dry-run", "--multirun", "--cfg", "--resolve", "--config-dir")
+TAKES_VALUE = ("-c", "--cfg", "-cd", "--config-dir")
+VALUE_RULES = {
+    "converted to Float": "must be a number",
+    "converted to Integer": "must be a whole number",
+    "is not a valid bool": "must be true or false",
+    "is not Optional": "cannot be null",
+    "is not a ListConfig": "must be a list, e.g. [1,2]",
+    "is not a subclass of": "is a section; set its keys, e.g. train.steps=100",
+}
+"""What OmegaConf says of a value, and what a person needs to know."""
+
+Chosen = dict[str, str]
+
+
+def train_configs(words: list[str]) -> list[tuple[TrainConfig, Chosen]]:
+    """The config that `lsexp train WORDS` means; several with -m, none with --cfg (it prints).
+
+    Each comes with the names of recipe and budget that were chosen.
+
+    Raises:
+        UserError: unknown or malformed words, keys, groups or values.
+    """
+    flags, overrides = _check_words(words)
+    found = []
+    for config, choices in _hydra("train", flags, overrides):
+        chosen = {"recipe": str(choices["recipe"]), "budget": str(choices["budget"])}
+        found.append((config, chosen))
+    return found
+
+
+def train_help() -> str:
+    """The text of `lsexp train --help`."""
+    lines = [
+        "lsexp train [key=value ...]: train one run; prints its folder. A finished run is shown as",
+        "it is, an interrupted one goes on.",
+        "",
+        "  lsexp train loss.eps=0.1                          the embedded digits, in seconds",
+        "  lsexp train recipe=mnist_mlp budget=paper seed=1  the paper's MNIST network",
+        "  lsexp train -m loss.eps=0,0.1 seed=0,1            one run for each combination",
+        "",
+        "  --dry-run         what would be trained, and about how long it would take",
+        "  --cfg job         the whole config (--resolve: with its references filled in)",
+        "  -m, --multirun    lists of values: one run for each combination",
+        "  --config-dir DIR  recipes of your own: DIR/recipe/NAME.yaml",
+    ]
+    for group in GROUPS:
+        lines += ["", f"{group}="]
+        for name in _options(group, None):
+            lines.append(
+                f"  {name:<16}  {_first_comment(configs_folder() / group / f'{name}.yaml')}"
+            )
+    lines += ["", "Keys (--cfg job shows the values of a recipe):"]
+    for name, item, value in walk(_everything()):
+        shown = (
+            "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        )
+        rule = "" if item.metadata["choices"] else allowed(item)
+        lines.append(
+            f"  {f'{name}={shown}':<34}  {item.metadata['doc']}" + (f"; {rule}" if rule else "")
+        )
+    return "\n".join(lines) + "\n"
+
+
+def configs_folder() -> Path:
+    """The YAML files: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _everything() -> TrainConfig:
+    return TrainConfig(model=MODELS["mlp"]())
+
+
+def _known_keys() -> list[str]:
+    names = [name for name, _, _ in walk(TrainConfig())]
+    for model in MODELS.values():
+        names += [name for name, _, _ in walk(model(), "model.")]
+    return sorted({*names, *GROUPS})
+
+
+def _options(group: str, config_dir: str | None) -> list[str]:
+    folders = [configs_folder() / group]
+    if config_dir is not None:
+        folders.append(Path(config_dir) / group)
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def _first_comment(path: Path) -> str:
+    comments = (line[1:].strip() for line in path.read_text().splitlines() if line[:1] == "#")
+    return next((text for text in comments if not text.startswith("@package")), "")
+
+
+def _check_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split flags from overrides (Hydra wants flags first) and refuse what it would let pass."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    config_dir = None
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        flag, equals, value = word.partition("=")
+        if word in ("-m", "--multirun", "--resolve"):
+            flags.append(word)
+        elif flag in TAKES_VALUE:
+            if not equals:
+                if not queue:
+                    raise UserError(f"{word}: needs a value; `lsexp train --help`")
+                value = queue.pop(0)
+            if flag in ("-cd", "--config-dir"):
+                config_dir = str(Path(value).expanduser().resolve())
+                if not Path(config_dir).is_dir():
+                    raise UserError(f"--config-dir {value}: no such folder")
+                flags += ["--config-dir", config_dir]
+            else:
+                if value not in ("job", "hydra", "all"):
+                    raise UserError(f"--cfg {value}: must be job, hydra or all")
+                flags += ["--cfg", value]
+        elif word.startswith("-"):
+            raise unknown(word, "flag", FLAGS, HELP)
+        else:
+            overrides.append(word)
+    for word in overrides:
+        _check_override(word, config_dir)
+    if {"train.steps", "train.epochs"} <= {word.partition("=")[0] for word in overrides}:
+        raise UserError("train.epochs: says the same as train.steps; give one of the two")
+    # Names in a table are the user's own: Hydra must be told that they may be new.
+    return flags, [f"++{word}" if _in_table(word.partition("=")[0]) else word for word in overrides]
+
+
+def _check_override(word: str, config_dir: str | None) -> None:
+    name, equals, value = word.partition("=")
+    if name[:1] in ("+", "~"):
+        raise UserError(
+            f"{word}: keys cannot be added or removed; write key=value with a key that "
+            f"`lsexp train --help` lists"
+        )
+    known = _known_keys()
+    if not equals:
+        raise UserError(f"{word}: must be key=value; `{HELP}` lists the keys")
+    if name in GROUPS:
+        options = _options(name, config_dir)
+        for one in value.split(","):
+            if one not in options:
+                raise UserError(f"{name}={one}: must be one of {', '.join(options)}")
+        return
+    in_known = any(key == name or key.startswith(f"{name}.") for key in known)
+    if not (in_known or _in_table(name) or name.startswith("hydra.")):
+        raise unknown(word, "key", known, HELP)
+
+
+def _in_table(name: str) -> bool:
+    return any(name == table or name.startswith(f"{table}.") for table in TABLES)
+
+
+def _hydra(primary: str, flags: list[str], overrides: list[str]) -> list[tuple[Any, Any]]:
+    """Compose `primary` with overrides: pairs of (typed config, Hydra's choices)."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    for name, schema in MODELS.items():
+        store.store(name=f"model_{name}_schema", node=schema)
+
+    collected: list[tuple[Any, Any]] = []
+
+    def collect(config: Any) -> None:
+        collected.append((config, dict(HydraConfig.get().runtime.choices)))
+
+    for word in overrides:
+        try:
+            OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            reason = " ".join(str(error).partition("\nSee")[0].split())
+            raise UserError(f"{word}: {reason}; quote the word for the shell?") from error
+
+    before_argv, before_env = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, rather than print and exit
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            sys.argv = ["lsexp", *flags, *overrides, f"hydra.sweep.dir={scratch}"]
+            main = hydra.main(
+                version_base="1.3", config_path=str(configs_folder()), config_name=primary
+            )
+            main(collect)()
+        for config, choices in collected:
+            _check_budget(config, choices)
+        return [(OmegaConf.to_object(config), choices) for config, choices in collected]
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise _reworded(error) from error
+    finally:
+        sys.argv = before_argv
+        if before_env is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before_env
+
+
+def _check_budget(config: Any, choices: dict[str, Any]) -> None:
+    if choices["budget"] not in config.budgets:
+        raise UserError(
+            f"budget={choices['budget']}: recipe={choices['recipe']} has "
+            f"{', '.join(config.budgets) or 'none'}"
+        )
+
+
+def _reworded(error: Exception) -> UserError:
+    """Hydra's message as one line that starts with the word at fault."""
+    cause = "" if error.__cause__ is None else f"\n{error.__cause__}"
+    text = f"{error}{cause}".partition("Config search path:")[0]
+    dropped = ("To append", "full_key:", "object_type=", "reference_type=", "See https:")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(dropped)]
+    if lines and lines[0].startswith("Ambiguous value for argument"):
+        word = lines[0].split("'")[1]
+        return UserError(
+            f"{word}: several values; -m trains one run for each, brackets make a list: "
+            f"lsexp train -m {word}, or {word.replace('=', '=[', 1)}]"
+        )
+    if lines and lines[0].startswith("Error merging override "):
+        word = lines[0].removeprefix("Error merging override ")
+        reason = " ".join(dict.fromkeys(lines[1:]))
+        rule = next((rule for sign, rule in VALUE_RULES.items() if sign in reason), reason)
+        return UserError(f"{word}: {rule}; `{HELP}`")
+    message = " ".join(dict.fromkeys(lines))
+    return UserError(f"{message}; `{HELP}`")

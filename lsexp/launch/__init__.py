@@ -1,0 +1,1 @@
+"""Where runs execute: from a config to a finished run folder."""

@@ -1,0 +1,263 @@
+"""Train a planned run here: from a plan to a finished run folder.
+
+Nothing is trained twice: a finished run is shown as it is, one that another process trains is
+waited for, one that was interrupted goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from types import FrameType
+from typing import Any
+
+import torch
+
+from lsexp.data.batches import Normalize
+from lsexp.errors import UserError
+from lsexp.launch.plan import Plan
+from lsexp.launch.progress import View, say
+from lsexp.launch.results import failure, write_results
+from lsexp.runs.claims import Claim, Record, acquire, describe
+from lsexp.runs.store import replace_file
+from lsexp.training.checkpoint import pack, unpack
+from lsexp.training.hardware import Environment, environment
+from lsexp.training.history import EpochRow, history_text
+from lsexp.training.loop import Diverged, Progress, train
+
+
+def execute(plan: Plan) -> dict[str, Any]:
+    """Bring the planned run to its end, or find it finished.
+
+    Returns:
+        Its metrics.
+
+    Raises:
+        UserError: exit code 1: failed now or before, interrupted, or not to be continued here.
+    """
+    folder, config = plan.folder, plan.config
+    folder.create(config, plan.identity, plan.chosen)
+    env = environment(plan.device, config.precision)
+    told: list[str] = []
+
+    def over() -> bool:
+        if folder.finished():
+            return True
+        failure = folder.failure()
+        if failure is not None and not config.retry_failed:
+            raise UserError(
+                f"{folder.path}: failed before: {failure.get('error')}; "
+                f"the same command with retry_failed=true trains it again",
+                exit_code=1,
+            )
+        return False
+
+    def waiting(record: Record) -> None:
+        if record["nonce"] not in told:
+            told.append(record["nonce"])
+            say(f"{folder.path} is being trained by {describe(record)}; waiting for it")
+
+    while not over():
+        claim = acquire(
+            folder.path,
+            timeout=config.claim_timeout,
+            environment=env._asdict(),
+            over=over,
+            waiting=waiting,
+        )
+        if claim is not None:
+            _train(plan, claim, env)
+    return folder.metrics()
+
+
+class Stopped(UserError):
+    """Interrupted, with everything kept."""
+
+
+class _Recorder:
+    """What the loop tells goes to the attempt folder, TensorBoard and the screen."""
+
+    def __init__(
+        self, plan: Plan, claim: Claim, view: View, signals: list[str], env: Environment
+    ) -> None:
+        self.plan = plan
+        self.claim = claim
+        self.view = view
+        self.signals = signals
+        self.env = env
+        self.history: list[EpochRow] = []
+        self.tensorboard = None
+        if plan.config.artifacts.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(str(claim.attempt), flush_secs=30)
+
+    def look(self, step: int, loss: float, images_per_second: float) -> None:
+        self.view.look(step, loss, images_per_second, self.plan.config.train.batch_size)
+
+    def epoch(self, row: EpochRow) -> None:
+        self.history.append(row)
+        self.view.epoch(row)
+        if self.tensorboard is not None:
+            values = asdict(row)
+            for name in ("lr", "train_loss", "train_accuracy", "val_accuracy", "val_nll"):
+                if values[name] is not None:
+                    tag = name.replace("_", "/", 1)
+                    self.tensorboard.add_scalar(tag, values[name], row.step)
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        whole = pack({**state, "environment": self.env._asdict()})
+        replace_file(self.claim.attempt / "checkpoint.pt", whole)
+        replace_file(self.claim.attempt / "history.csv", history_text(self.history))
+
+    def stopping(self) -> bool:
+        return bool(self.signals) or self.claim.lost
+
+    def close(self) -> None:
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+
+def _train(plan: Plan, claim: Claim, env: Environment) -> None:
+    """Train under `claim` until the run ends, is interrupted, or the claim is lost."""
+    folder = plan.folder
+    try:
+        with _signals() as signals:
+            _train_claimed(plan, claim, env, signals)
+    except Diverged as error:
+        message = (
+            f"{folder.path}: {error}; a lower optim.lr or a gradient clipped by optim.clip_norm "
+            f"may help; retry_failed=true trains the same again"
+        )
+        folder.fail(claim, failure(plan, error, step=error.step))
+        raise UserError(message, exit_code=1) from error
+    except FileNotFoundError:
+        if claim.held():
+            claim.release()
+            raise
+        claim.stop_beat()  # our attempt was taken away by the process that took over
+    except OSError as error:
+        claim.release()
+        raise UserError(
+            f"{folder.path}: {error.strerror or error}; once that is mended, the same command "
+            f"goes on from the last checkpoint",
+            exit_code=1,
+        ) from error
+    except (UserError, KeyboardInterrupt):
+        claim.release()
+        raise
+    except Exception as error:
+        folder.fail(claim, failure(plan, error))
+        raise
+    if claim.lost:
+        shutil.rmtree(claim.attempt, ignore_errors=True)
+
+
+def _train_claimed(plan: Plan, claim: Claim, env: Environment, signals: list[str]) -> None:
+    config, folder = plan.config, plan.folder
+    train_images, val = plan.images("train"), plan.images("val")
+    normalize = Normalize.fit(config.data.normalize, train_images.images_NHWC)
+    began = time.time()
+
+    state, env = _state_to_resume(plan, claim, env)
+    folder.forget_failure()
+    member = plan.member(train_images, normalize)
+    progress = Progress()
+    if state is not None:
+        member.load(state["member"])
+        progress = Progress.load(state["progress"])
+        say(f"continuing {folder.path} from step {member.step}")
+
+    with View(config.train.steps, start=member.step) as view:
+        recorder = _Recorder(plan, claim, view, signals, env)
+        for row in progress.history:
+            recorder.epoch(row)
+        try:
+            done = train(
+                member,
+                normalize,
+                val,
+                recorder,
+                progress,
+                checkpoint_seconds=config.artifacts.checkpoint_seconds,
+            )
+        finally:
+            recorder.close()
+    if not done:
+        if claim.lost:
+            return
+        raise Stopped(
+            f"stopped by {signals[0]} at step {member.step} of {config.train.steps}; nothing is "
+            f"lost: the same command goes on from there ({folder.path})",
+            exit_code=1,
+        )
+    write_results(plan, claim.attempt, member, normalize, val, progress, env, began)
+    folder.publish(claim)
+
+
+def _state_to_resume(
+    plan: Plan, claim: Claim, env: Environment
+) -> tuple[dict[str, Any] | None, Environment]:
+    """The newest readable checkpoint, taken into this attempt, and the environment to keep to.
+
+    Raises:
+        UserError: the run began where its last bit cannot be repeated here.
+    """
+    folder, resume = plan.folder, plan.config.resume
+    state = None
+    for path in [] if resume == "restart" else folder.checkpoints():
+        try:
+            state = unpack(path.read_bytes())
+        except (OSError, ValueError, RuntimeError) as error:
+            say(f"{path}: damaged ({error}), ignored")
+            continue
+        env = _keep_to(Environment(**state["environment"]), env, plan)
+        with contextlib.suppress(OSError):
+            os.link(path, claim.attempt / "checkpoint.pt")
+            history = Progress.load(state["progress"]).history
+            replace_file(claim.attempt / "history.csv", history_text(history))
+        break
+    folder.remove_attempts(keep=claim.attempt)
+    return state, env
+
+
+def _keep_to(began: Environment, here: Environment, plan: Plan) -> Environment:
+    """Train on with what the run began with; only the number of threads can be set."""
+    if plan.config.resume == "exact":
+        for name, before, now in zip(Environment._fields, began, here, strict=True):
+            if before != now and name != "threads":
+                raise UserError(
+                    f"{plan.folder.path}: began with {name} {before}, here it is {now}: the "
+                    f"weights would not be those of an undisturbed run; resume=any goes on "
+                    f"nevertheless, resume=restart begins again",
+                    exit_code=1,
+                )
+        if began.threads != here.threads:
+            say(f"keeping to threads={began.threads}, with which this run began")
+            torch.set_num_threads(began.threads)
+            return began
+    return here
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[str]]:
+    """Collect SIGINT, SIGTERM, SIGHUP, to stop at a good moment; a second SIGINT stops at once."""
+    caught: list[str] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and caught:
+            raise KeyboardInterrupt
+        caught.append(signal.Signals(number).name)
+
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,218 @@
+"""Plan a run: load its data, resolve what its config leaves open, say what it will cost.
+
+Nothing is written to the run's folder here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+
+from lsexp.config import StepsConfig, TrainConfig, check
+from lsexp.data import Dataset, Splits, draw_splits, load
+from lsexp.data.batches import Images, Normalize
+from lsexp.errors import UserError
+from lsexp.launch.progress import duration
+from lsexp.losses import Targets, targets
+from lsexp.models import build_model
+from lsexp.runs.identity import Science, run_name, science
+from lsexp.runs.store import RunFolder, replace_file, runs_folder
+from lsexp.training.checkpoint import unpack
+from lsexp.training.hardware import (
+    choose_precision,
+    cpu_class,
+    default_threads,
+    prepare,
+    resolve_device,
+    seconds_of,
+)
+from lsexp.training.member import Member, step
+from lsexp.training.optimizer import build_optimizer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that could be trained: everything resolved, nothing written.
+
+    Attributes:
+        config: resolved: no `auto` precision or device, epochs turned into steps.
+        chosen: the names of recipe and budget, for the record.
+        command: what was typed, for the record.
+    """
+
+    config: TrainConfig
+    chosen: dict[str, str]
+    command: list[str]
+    dataset: Dataset
+    splits: Splits
+    targets: Targets
+    identity: Science
+    folder: RunFolder
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.config.device)
+
+    def images(self, split: str) -> Images:
+        arrays = self.dataset.arrays
+        if split == "test":
+            images, labels = arrays.test_images, arrays.test_labels
+            return Images.on(self.device, images, labels, np.arange(len(labels)))
+        which = getattr(self.splits, split)
+        return Images.on(self.device, arrays.train_images, arrays.train_labels, which)
+
+    def member(self, train: Images, normalize: Normalize) -> Member:
+        shape, classes = self.dataset.image_shape, self.dataset.num_classes
+        return Member(self.config, train, normalize, shape, classes)
+
+
+def plan(config: TrainConfig, chosen: dict[str, str], command: list[str]) -> Plan:
+    """Load the data and resolve what the config leaves open.
+
+    Raises:
+        UserError: for anything that could not be trained.
+    """
+    check(config)
+    dataset = load(config.data, config.data_dir)
+    splits = draw_splits(dataset, config.data)
+    device = resolve_device(config.device)
+    threads = config.threads or default_threads()
+    config = replace(
+        config,
+        data=replace(config.data, train_size=_size_of_subset(config, dataset, splits)),
+        train=_steps(config, len(splits.train)),
+        device=device.type,
+        threads=threads,
+    )
+    prepare(device, threads)
+    _check_shift(config, dataset)
+    _check_names(config, dataset)
+    if config.precision == "auto":
+        config = replace(config, precision=_precision(config, dataset, splits, device))
+    identity = science(config, dataset.digest)
+    name = run_name(config, dataset.name, identity)
+    return Plan(
+        config,
+        chosen,
+        command,
+        dataset,
+        splits,
+        targets(config.loss, dataset.num_classes),
+        identity,
+        RunFolder(runs_folder(config.runs_dir) / name),
+    )
+
+
+def describe(plan: Plan) -> str:
+    """What will be trained, in a few lines."""
+    config, found = plan.config, plan.targets
+    batch, images = config.train.batch_size, len(plan.splits.train)
+    gap = "unbounded" if found.logit_gap is None else f"{found.logit_gap:.3f}"
+    return "\n".join(
+        [
+            f"run      {plan.folder.path}",
+            f"recipe   {plan.chosen.get('recipe')}, budget {plan.chosen.get('budget')}",
+            f"data     {plan.dataset.name}: {images:,} train, {len(plan.splits.val):,} val, "
+            f"{len(plan.dataset.arrays.test_labels):,} test, {plan.dataset.num_classes} classes",
+            f"train    {config.train.steps:,} steps of {batch} = "
+            f"{config.train.steps * batch / images:.4g} epochs, {config.precision} on "
+            f"{config.device} ({cpu_class()}), threads={config.threads}",
+            f"targets  true class {found.true:.4g}, others {found.other:.4g} each: eps "
+            f"{found.eps_uniform:.4g} spread uniform = {found.eps_others:.4g} spread others; "
+            f"logit gap at the optimum {gap}",
+        ]
+    )
+
+
+def describe_state(plan: Plan) -> str:
+    """What is left to do, from the folder and a short measurement here."""
+    folder, steps = plan.folder, plan.config.train.steps
+    if folder.finished():
+        return "state    finished"
+    failed = folder.failure()
+    if failed is not None:
+        return f"state    failed: {failed.get('error')}; retry_failed=true trains it again"
+    done = 0
+    for path in folder.checkpoints():
+        with contextlib.suppress(OSError, ValueError):
+            done = unpack(path.read_bytes())["member"]["step"]
+            break
+    whole = seconds_of_training(plan)
+    left = duration(whole * (steps - done) / steps)
+    begun = f"step {done:,} of {steps:,} is done; " if done else ""
+    return f"state    to do; {begun}about {left} left on this machine, evaluation apart"
+
+
+def seconds_of_training(plan: Plan, *, measure_seconds: float = 1.5) -> float:
+    """Estimated seconds of training for a run from its start, from a short measurement here."""
+    images = plan.images("train")
+    member = plan.member(images, Normalize.fit(plan.config.data.normalize, images.images_NHWC))
+    step(member)
+    times: list[float] = []
+    while sum(times) < measure_seconds and len(times) < 50:
+        member.reset_sums()
+        times.append(seconds_of(lambda: step(member), plan.device))
+    return float(np.median(times)) * plan.config.train.steps
+
+
+def _size_of_subset(config: TrainConfig, dataset: Dataset, splits: Splits) -> int | None:
+    """None where the subset is everything, so that both spellings are one experiment."""
+    everything = len(dataset.arrays.train_labels) - len(splits.val)
+    return None if config.data.train_size == everything else config.data.train_size
+
+
+def _steps(config: TrainConfig, images: int) -> StepsConfig:
+    if config.train.epochs is None:
+        return config.train
+    steps = max(1, round(config.train.epochs * images / config.train.batch_size))
+    return replace(config.train, steps=steps, epochs=None)
+
+
+def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
+    size = min(dataset.image_shape[:2])
+    if config.augment.shift >= size:
+        raise UserError(
+            f"augment.shift={config.augment.shift}: must be below {size}, the size of the images "
+            f"of {dataset.name}"
+        )
+
+
+def _check_names(config: TrainConfig, dataset: Dataset) -> None:
+    """Layer names in optim.* must exist: told before anything is written."""
+    rng = torch.Generator()
+    model = build_model(config.model, dataset.image_shape, dataset.num_classes, rng, rng)
+    build_optimizer(model, config.optim)
+
+
+def _precision(config: TrainConfig, dataset: Dataset, splits: Splits, device: torch.device) -> str:
+    """`auto` resolved by timing, once a network and class of machine, remembered in runs_dir.
+
+    Remembered, because precision is part of a run's identity: a busy moment must not give the
+    same command another run.
+    """
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_class()
+    shape = [config.train.batch_size, *dataset.image_shape, dataset.num_classes]
+    key = json.dumps([where, asdict(config.model), shape], sort_keys=True)
+    path = runs_folder(config.runs_dir) / ".precision.json"
+    known: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = dict(json.loads(path.read_text()))
+    if known.get(key) not in ("fp32", "bf16"):
+        arrays = dataset.arrays
+        some = splits.train[: 4 * config.train.batch_size]
+        images = Images.on(device, arrays.train_images, arrays.train_labels, some)
+        normalize = Normalize.fit(config.data.normalize, images.images_NHWC)
+
+        def build(precision: str) -> Member:
+            trial = replace(config, precision=precision)
+            return Member(trial, images, normalize, dataset.image_shape, dataset.num_classes)
+
+        known[key] = choose_precision(build)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, json.dumps(known, indent=1))
+    return known[key]

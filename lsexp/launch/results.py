@@ -1,0 +1,163 @@
+"""What a finished run leaves: weights, outputs, history, metrics with their provenance."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from lsexp.analysis.calibration import scores
+from lsexp.data.batches import Images, Normalize
+from lsexp.launch.plan import Plan
+from lsexp.launch.progress import duration
+from lsexp.runs.store import config_text, replace_file, sha256_of
+from lsexp.training.evaluate import logits_of
+from lsexp.training.hardware import Environment
+from lsexp.training.history import history_text
+from lsexp.training.loop import Diverged, Progress
+from lsexp.training.member import Member
+
+
+def write_results(
+    plan: Plan,
+    attempt: Path,
+    member: Member,
+    normalize: Normalize,
+    val: Images,
+    progress: Progress,
+    env: Environment,
+    began: float,
+) -> None:
+    """Everything that a finished run folder holds, metrics.json last."""
+    config, model, test = plan.config, member.model, plan.images("test")
+    clean = plan.images("train")
+
+    def logits(images: Images) -> np.ndarray:
+        found = logits_of(model, normalize, images)
+        if not bool(found.isfinite().all()):
+            raise Diverged(member.step, "an output of the trained network")
+        return found.cpu().numpy()
+
+    train_logits = logits(clean)
+    final: dict[str, dict[str, float]] = {}
+    outputs = {"train.indices": torch.from_numpy(plan.splits.train)}
+    which = {"val": plan.splits.val, "test": np.arange(len(test.labels_N))}
+    for split, images in (("val", val), ("test", test)):
+        if len(images.labels_N):
+            labels, found = images.labels_N.cpu(), logits(images)
+            final[split] = scores(found, labels.numpy())
+            outputs[f"{split}.logits"] = torch.from_numpy(found)
+            outputs[f"{split}.labels"] = labels
+            outputs[f"{split}.indices"] = torch.from_numpy(which[split])
+    weights = {name: t.cpu().contiguous() for name, t in model.state_dict().items()}
+    replace_file(attempt / "model.safetensors", save(weights, metadata={"head": str(model.head)}))
+    replace_file(attempt / "outputs.safetensors", save(outputs))
+
+    best: dict[str, Any] | None = None
+    if progress.best is not None and progress.best_weights is not None:
+        model.load_state_dict(progress.best_weights)
+        best = {
+            "step": progress.best.step,
+            "val": scores(logits(val), val.labels_N.cpu().numpy()),
+            "test": scores(logits(test), test.labels_N.cpu().numpy()),
+        }
+    replace_file(attempt / "history.csv", history_text(progress.history))
+    replace_file(attempt / "config.yaml", config_text(config, plan.identity, plan.chosen))
+    (attempt / "checkpoint.pt").unlink(missing_ok=True)
+    names = ("config.yaml", "history.csv", "model.safetensors", "outputs.safetensors")
+    metrics = {
+        **{split: final.get(split) for split in ("val", "test")},
+        "best_val": best,
+        "train": {
+            "accuracy": float((train_logits.argmax(1) == clean.labels_N.cpu().numpy()).mean()),
+            "images": len(clean.labels_N),
+        },
+        "targets": plan.targets._asdict(),
+        "steps": member.step,
+        "seconds": round(progress.seconds, 3),
+        "images_per_second": round(member.step * config.train.batch_size / progress.seconds, 1),
+        "checksums": {name: sha256_of(attempt / name) for name in names},
+        "provenance": {**_provenance(plan, env), "start": _iso(began), "end": _iso(time.time())},
+    }
+    replace_file(attempt / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """A small table of a finished run, for stdout."""
+    lines = [f"{'':<30}{'accuracy':>10}{'nll':>10}{'ece':>10}{'brier':>10}"]
+    rows = [(split, metrics[split]) for split in ("val", "test") if metrics[split]]
+    if metrics["best_val"]:
+        best = metrics["best_val"]
+        rows.append((f"test at best val (step {best['step']})", best["test"]))
+    for name, values in rows:
+        lines.append(
+            f"{name:<30}{values['accuracy']:>10.4f}"
+            + "".join(f"{values[key]:>10.4f}" for key in ("nll", "ece", "brier"))
+        )
+    lines.append(
+        f"{metrics['steps']} steps in {duration(metrics['seconds'])} "
+        f"({metrics['images_per_second']:,.0f} images/s), "
+        f"train accuracy {metrics['train']['accuracy']:.4f}"
+    )
+    return "\n".join(lines)
+
+
+def failure(plan: Plan, error: Exception, **where: Any) -> dict[str, Any]:
+    return {
+        "error": f"{type(error).__name__}: {error}",
+        "where": where,
+        "traceback": "".join(traceback.format_exception(error)),
+        "time": _iso(time.time()),
+        "command": plan.command,
+        "git": git_state(),
+    }
+
+
+def _provenance(plan: Plan, env: Environment) -> dict[str, Any]:
+    packages = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "lsexp")
+    return {
+        **env._asdict(),
+        "git": git_state(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "data": {
+            "name": plan.dataset.name,
+            "digest": plan.dataset.digest,
+            "train_digest": plan.dataset.train_digest,
+            "test_digest": plan.dataset.test_digest,
+        },
+        "command": plan.command,
+        **plan.chosen,
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and dirty flag of the checkout that this package runs from; None outside one."""
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(package), *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # not installed below another repository
+        top = git("rev-parse", "--show-toplevel")
+        changed = git("status", "--porcelain", "--", f"{top}/lsexp", f"{top}/configs")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _iso(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
