@@ -56,9 +56,15 @@ def key(
 @dataclass
 class DataConfig:
     # Name and path are aside: the content digest of the data is in the identity instead.
-    name: str = key("digits", "data set: digits, mnist, or npz with data.path", aside=True)
+    name: str = key("digits", "data set; npz goes with data.path", aside=True)
     path: str | None = key(
         None, "data=npz: a file with x_train, y_train, x_test, y_test (Keras' layout)", aside=True
+    )
+    url: str | None = key(
+        None,
+        "download from here instead of the mirrors: an address or a local path, of the archive "
+        "or of the folder that holds it",
+        aside=True,
     )
     split: str = key(
         "holdout",

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -104,46 +105,56 @@ def order_and_digest(
     return np.array(order, dtype=np.int64), digest
 
 
-def load_imported(name: str, source: Path, data_dir: Path) -> Dataset | None:
-    """The copy of `source` made by `save_imported`, memory-mapped; None if there is none."""
-    folder = _import_folder(name, source, data_dir)
+def load_imported(name: str, sources: Sequence[Path], data_dir: Path) -> Dataset | None:
+    """The copy of `sources` made by `save_imported`, memory-mapped; None if there is none."""
+    folder = _import_folder(name, sources, data_dir)
     try:
         meta = json.loads((folder / "meta.json").read_text())
         train_images, train_labels, test_images, test_labels = (
             np.load(folder / f"{field}.npy", mmap_mode="r") for field in Arrays._fields[:4]
         )
-    except (OSError, ValueError):  # absent, or damaged: the source is imported again
-        return None
-    classes = tuple(meta["classes"])
-    arrays = Arrays(train_images, train_labels, test_images, test_labels, classes)
-    return Dataset(name, arrays, meta["train_digest"], meta["test_digest"])
+        classes = tuple(meta["classes"])
+        arrays = Arrays(train_images, train_labels, test_images, test_labels, classes)
+        shapes = [list(part.shape) for part in arrays[:4]]
+        if meta["shapes"] != shapes or train_images.dtype != np.uint8:
+            return None
+        return Dataset(name, arrays, meta["train_digest"], meta["test_digest"])
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return None  # absent, or damaged: the source is imported again
 
 
-def save_imported(dataset: Dataset, source: Path, data_dir: Path) -> None:
+def save_imported(dataset: Dataset, sources: Sequence[Path], data_dir: Path) -> None:
     """Keep a canonical copy below `data_dir`; without write access there is none, silently."""
-    folder = _import_folder(dataset.name, source, data_dir)
+    folder = _import_folder(dataset.name, sources, data_dir)
     with contextlib.suppress(OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         for old in folder.parent.glob(f"{dataset.name}-*/meta.json"):
-            if json.loads(old.read_text())["source"] == str(source.resolve()):
-                shutil.rmtree(old.parent, ignore_errors=True)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if json.loads(old.read_text())["source"] == str(sources[0].resolve()):
+                    shutil.rmtree(old.parent, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".importing-") as scratch:
             parts = Path(scratch) / "parts"
             parts.mkdir()
             for field in Arrays._fields[:4]:
                 np.save(parts / f"{field}.npy", getattr(dataset.arrays, field))
             meta = {
-                "source": str(source.resolve()),
+                "source": str(sources[0].resolve()),
                 "classes": dataset.arrays.classes,
+                "shapes": [list(part.shape) for part in dataset.arrays[:4]],
                 "train_digest": dataset.train_digest,
                 "test_digest": dataset.test_digest,
             }
             (parts / "meta.json").write_text(json.dumps(meta))
-            parts.rename(folder)
+            if load_imported(dataset.name, sources, data_dir) is None:
+                shutil.rmtree(folder, ignore_errors=True)  # damaged, perhaps
+                parts.rename(folder)
 
 
-def _import_folder(name: str, source: Path, data_dir: Path) -> Path:
-    """Named by the source's path, size and time of change: a changed file is imported anew."""
-    stat = source.stat()
-    token = f"{source.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
-    return data_dir / "imported" / f"{name}-{hashlib.sha256(token.encode()).hexdigest()[:12]}"
+def _import_folder(name: str, sources: Sequence[Path], data_dir: Path) -> Path:
+    """Named by path, size and time of change of its sources: changed files are imported anew."""
+    tokens = []
+    for source in sorted(sources):
+        stat = source.stat()
+        tokens.append(f"{source.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}")
+    digest = hashlib.sha256("\0".join(tokens).encode()).hexdigest()
+    return data_dir / "imported" / f"{name}-{digest[:12]}"

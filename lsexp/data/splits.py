@@ -25,23 +25,24 @@ class Splits(NamedTuple):
     val: np.ndarray
 
 
-def stratified_counts(available: np.ndarray, total: int) -> np.ndarray:
-    """Share `total` among classes in proportion to what each has (largest remainders).
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Indices of `labels` in an order of which every stretch holds the classes in proportion.
 
-    Args:
-        available: examples of each class, int [K].
-        total: at most their sum.
+    Each class is shuffled and spread evenly over the order, so that longer beginnings contain
+    shorter ones.
 
-    >>> stratified_counts(np.array([50, 30, 20]), 10)
-    array([5, 3, 2])
-    >>> stratified_counts(np.array([5, 5, 5]), 4)
-    array([2, 1, 1])
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> labels[stratified_order(labels, seed=0)]
+    array([0, 1, 0, 0, 1, 0])
     """
-    exact = available * total / max(available.sum(), 1)
-    counts = np.floor(exact).astype(np.int64)
-    for k in np.argsort(counts - exact, kind="stable")[: total - counts.sum()]:
-        counts[k] += 1
-    return counts
+    # RandomState, not default_rng: NumPy promises that its stream never changes.
+    rng = np.random.RandomState(seed)
+    places, order = [], []
+    for k in range(int(labels.max()) + 1):
+        members = rng.permutation(np.flatnonzero(labels == k))
+        places.append((np.arange(len(members)) + 0.5) / max(len(members), 1))
+        order.append(members)
+    return np.concatenate(order)[np.argsort(np.concatenate(places), kind="stable")]
 
 
 def draw_splits(dataset: Dataset, config: DataConfig) -> Splits:
@@ -50,24 +51,23 @@ def draw_splits(dataset: Dataset, config: DataConfig) -> Splits:
     Smaller train sizes are subsets of larger ones, and val does not depend on the size.
 
     Raises:
-        UserError: `data.train_size` is more than there is.
+        UserError: `data.train_size` is more than there is, or a class has no image to train on.
     """
     labels = np.asarray(dataset.arrays.train_labels)
-    # RandomState, not default_rng: NumPy promises that its stream never changes.
-    rng = np.random.RandomState(config.split_seed)
-    by_class = [rng.permutation(np.flatnonzero(labels == k)) for k in range(dataset.num_classes)]
-    counts = np.array([len(indices) for indices in by_class])
-
+    order = stratified_order(labels, config.split_seed)
     num_val = 0 if config.split == "full" else min(LARGEST_VAL, round(len(labels) / 5))
-    val_counts = stratified_counts(counts, num_val)
-    num_train = len(labels) - num_val if config.train_size is None else config.train_size
-    if num_train > len(labels) - num_val:
+    most = len(labels) - num_val
+    num_train = most if config.train_size is None else config.train_size
+    if num_train > most:
         raise UserError(
-            f"data.train_size={num_train}: must be at most {len(labels) - num_val}, the training "
+            f"data.train_size={num_train}: must be at most {most}, the training "
             f"images of {dataset.name} with data.split={config.split}"
         )
-    train_counts = stratified_counts(counts - val_counts, num_train)
-    pairs = list(zip(by_class, val_counts, train_counts, strict=True))
-    val = [indices[:held] for indices, held, _ in pairs]
-    train = [indices[held : held + used] for indices, held, used in pairs]
-    return Splits(np.sort(np.concatenate(train)), np.sort(np.concatenate(val)))
+    val, train = order[:num_val], order[num_val : num_val + num_train]
+    absent = np.setdiff1d(np.arange(dataset.num_classes), labels[train])
+    if len(absent):
+        raise UserError(
+            f"data.train_size={num_train}: leaves no training image of class "
+            f"{dataset.arrays.classes[absent[0]]} of {dataset.name}; take more, or data.split=full"
+        )
+    return Splits(np.sort(train), np.sort(val))
