@@ -15,7 +15,7 @@ demo: .venv/.installed
 	@echo '  $(BIN)/lsexp train --help'
 
 test: .venv/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

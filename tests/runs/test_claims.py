@@ -1,0 +1,236 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from lsexp.runs import claims
+from lsexp.runs.claims import Claim, Watch, acquire, create_exclusively, owner
+
+NEVER_OVER = {"environment": {}, "over": lambda: False}
+
+
+@pytest.fixture(autouse=True)
+def quick_beat(monkeypatch):
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
+
+
+def refuse_to_wait(record):
+    raise TimeoutError(f"waited for {claims.describe(record)}")
+
+
+def take(folder, *, timeout=5.0, **changes):
+    return acquire(folder, timeout=timeout, **{**NEVER_OVER, "waiting": refuse_to_wait, **changes})
+
+
+def foreign(folder, **changes):
+    """A claim of a living process elsewhere, as its files stand here."""
+    record = {"nonce": "a" * 16, "host": "elsewhere", "machine": "elsewhere/1", "pid": 1, **changes}
+    (folder / "claim.json").write_text(json.dumps(record))
+    (folder / f"attempt-{record['nonce']}").mkdir()
+    return record
+
+
+def test_the_first_claim_is_made_and_seen(tmp_path):
+    claim = take(tmp_path)
+    assert owner(tmp_path)["nonce"] == claim.record["nonce"]
+    assert json.loads((tmp_path / "claim.json").read_text())["pid"] == os.getpid()
+    assert claim.held()
+    claim.stop_beat()
+
+
+def test_a_living_owner_is_waited_for(tmp_path):
+    claim = take(tmp_path)
+    with pytest.raises(TimeoutError, match=f"process {os.getpid()} on "):
+        take(tmp_path)
+    assert claim.held()
+    claim.stop_beat()
+
+
+def test_a_released_claim_is_taken_at_once(tmp_path):
+    first = take(tmp_path)
+    first.release()
+    assert json.loads((tmp_path / "claim.json").read_text())["released"]
+    second = take(tmp_path)
+    assert second.held()
+    assert not first.held()
+    second.stop_beat()
+
+
+def test_the_claim_of_a_dead_process_of_this_machine_is_taken_at_once(tmp_path):
+    code = (
+        "import pathlib, sys; from lsexp.runs.claims import acquire;"
+        "acquire(pathlib.Path(sys.argv[1]), timeout=9, environment={}, over=lambda: False,"
+        " waiting=None); import os; os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    dead = owner(tmp_path)
+    assert dead["pid"] != os.getpid()
+    claim = take(tmp_path, timeout=1e9)
+    assert claim.held()
+    claim.stop_beat()
+
+
+def test_a_reused_process_id_is_not_taken_for_the_owner(tmp_path):
+    record = {**claims._new_record({}), "process_start": "1"}
+    (tmp_path / "claim.json").write_text(json.dumps(record))
+    claim = take(tmp_path, timeout=1e9)
+    assert claim.held()
+    claim.stop_beat()
+
+
+def test_an_owner_elsewhere_is_taken_over_only_when_its_beat_stands_still(tmp_path):
+    record = foreign(tmp_path)
+    beat = tmp_path / f"attempt-{record['nonce']}" / "beat"
+    stop = threading.Event()
+
+    def live():
+        count = 0
+        while not stop.wait(0.05):
+            count += 1
+            beat.write_text(str(count))
+
+    alive = threading.Thread(target=live)
+    alive.start()
+    deadline = time.monotonic() + 1.0
+
+    def wait(_record):
+        if time.monotonic() > deadline:
+            stop.set()
+
+    start = time.monotonic()
+    claim = take(tmp_path, timeout=0.6, waiting=wait)
+    alive.join()
+    assert time.monotonic() - start > 1.5  # a second of life, then the timeout
+    assert claim.held()
+    claim.stop_beat()
+
+
+def test_the_beat_of_a_claim_is_seen_moving(tmp_path):
+    claim = take(tmp_path)
+    watch = Watch(tmp_path, timeout=0.5)
+    record = {**claim.record, "machine": "elsewhere"}
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        assert not watch.idle(record)
+        time.sleep(0.05)
+    claim.stop_beat()
+    until = time.monotonic() + 2.0
+    while not watch.idle(record):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_an_owner_that_was_taken_over_finds_out(tmp_path):
+    first = take(tmp_path)
+    heir = {"nonce": "b" * 16, "machine": "elsewhere"}
+    assert create_exclusively(tmp_path / f"claim-after-{first.record['nonce']}.json", heir)
+    until = time.monotonic() + 5
+    while not first.lost:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert not first.held()
+
+
+def test_an_owner_whose_attempt_was_removed_finds_out_and_does_not_make_it_again(tmp_path):
+    claim = take(tmp_path)
+    (claim.attempt / "beat").unlink()
+    claim.attempt.rmdir()
+    until = time.monotonic() + 5
+    while not claim.lost:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert not claim.attempt.exists()
+
+
+def test_a_claim_can_be_succeeded_once(tmp_path):
+    record = foreign(tmp_path)
+    path = tmp_path / f"claim-after-{record['nonce']}.json"
+    made = [create_exclusively(path, {"nonce": str(k)}) for k in range(3)]
+    assert made == [True, False, False]
+    assert owner(tmp_path)["nonce"] == "0"
+
+
+def test_a_sleeper_that_shows_its_old_claim_late_changes_nothing(tmp_path):
+    record = foreign(tmp_path)
+    heir = take(tmp_path, timeout=0.1, waiting=lambda _record: None)
+    (tmp_path / "claim.json").write_text(json.dumps(record))
+    assert heir.held()
+    heir.stop_beat()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"nonce": 3}', "null"])
+def test_a_damaged_claim_is_taken_over_after_the_timeout(tmp_path, content):
+    (tmp_path / "claim.json").write_text(content)
+    with pytest.raises(TimeoutError):
+        take(tmp_path, timeout=5)
+    for _ in range(2):  # also where the successor's claim is damaged in turn
+        claim = take(tmp_path, timeout=0.1, waiting=lambda _record: None)
+        assert claim.held()
+        claim.stop_beat()
+        for path in tmp_path.glob("claim*.json"):
+            path.write_text(content)
+
+
+def test_many_processes_at_once_get_one_claim(tmp_path):
+    code = (
+        "import pathlib, sys, time; from lsexp.runs.claims import acquire\n"
+        "class Waited(Exception): pass\n"
+        "def waiting(record): raise Waited\n"
+        "while time.time() < float(sys.argv[2]): pass\n"
+        "try:\n"
+        "    acquire(pathlib.Path(sys.argv[1]), timeout=99, environment={}, over=lambda: False,"
+        " waiting=waiting)\n"
+        "    print('mine', flush=True); time.sleep(3)\n"
+        "except Waited: print('waited')\n"
+    )
+    at = str(time.time() + 1.5)
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), at], stdout=subprocess.PIPE)
+        for _ in range(6)
+    ]
+    said = sorted(process.communicate()[0].decode().strip() for process in started)
+    assert said == ["mine"] + ["waited"] * 5
+
+
+def test_nothing_is_claimed_where_the_run_has_ended(tmp_path):
+    assert take(tmp_path, over=lambda: True) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_ended_while_it_was_claimed_is_left_alone(tmp_path):
+    answers = iter([False, True, True])
+    assert take(tmp_path, over=lambda: next(answers)) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_hard_links_claims_are_exclusive_too(tmp_path, monkeypatch):
+    def no_links(*_names):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    assert create_exclusively(tmp_path / "claim.json", {"nonce": "1"})
+    assert not create_exclusively(tmp_path / "claim.json", {"nonce": "2"})
+    assert [path.name for path in tmp_path.iterdir()] == ["claim.json"]
+
+
+def test_release_keeps_an_attempt_that_can_be_resumed_and_only_that(tmp_path):
+    claim = take(tmp_path)
+    claim.release()
+    assert not claim.attempt.exists()
+    claim = take(tmp_path)
+    (claim.attempt / "checkpoint.pt").write_bytes(b"")
+    claim.release()
+    assert [path.name for path in claim.attempt.iterdir()] == ["checkpoint.pt"]
+
+
+def test_release_after_a_takeover_does_not_touch_the_heir(tmp_path):
+    first = take(tmp_path)
+    heir = {"nonce": "b" * 16, "machine": "elsewhere"}
+    create_exclusively(tmp_path / f"claim-after-{first.record['nonce']}.json", heir)
+    first.release()
+    assert owner(tmp_path)["nonce"] == "b" * 16
+    assert isinstance(first, Claim)

@@ -1,0 +1,102 @@
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from lsexp.config import LossConfig, MLPConfig, StepsConfig, TrainConfig, key
+from lsexp.errors import UserError
+from lsexp.runs.identity import _neutral, compare, digest, run_name, science
+
+DATA = "0" * 64
+
+
+def config(**changes):
+    return replace(TrainConfig(model=MLPConfig(), precision="fp32"), **changes)
+
+
+def name(**changes):
+    return digest(science(config(**changes), DATA))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device": "cuda"},
+        {"threads": 7},
+        {"runs_dir": "elsewhere"},
+        {"data_dir": "elsewhere"},
+        {"resume": "any"},
+        {"retry_failed": True},
+        {"claim_timeout": 99.0},
+        {"budgets": {"cpu": None}},
+    ],
+)
+def test_where_and_how_a_run_is_scheduled_does_not_name_it(changes):
+    assert name(**changes) == name()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"precision": "bf16"},
+        {"loss": LossConfig(eps=0.1)},
+        {"loss": LossConfig(spread="others")},
+        {"train": StepsConfig(steps=999)},
+        {"model": MLPConfig(widths=[1200])},
+    ],
+)
+def test_what_decides_the_result_names_it(changes):
+    assert name(**changes) != name()
+
+
+def test_the_content_of_the_data_names_it():
+    assert digest(science(config(), "1" * 64)) != name()
+
+
+def test_one_value_has_one_spelling():
+    assert name(loss=LossConfig(eps=0)) == name(loss=LossConfig(eps=-0.0)) == name()
+    assert name(loss=LossConfig(scale=3)) == name(loss=LossConfig(scale=3.0))
+
+
+def test_the_name_of_a_known_config_stays(monkeypatch):
+    # Another digest here means that every run trained so far has lost its name.
+    monkeypatch.setattr("lsexp.runs.identity.RESULT_VERSION", 1)
+    fields = science(config(loss=LossConfig(eps=0.1), seed=3), DATA)
+    assert run_name(config(loss=LossConfig(eps=0.1), seed=3), "mnist", fields) == (
+        "mnist-mlp-eps0.1-seed3-9380ae966f79"
+    )
+
+
+def test_result_version_is_part_of_the_identity(monkeypatch):
+    before = name()
+    monkeypatch.setattr("lsexp.runs.identity.RESULT_VERSION", 10**6)
+    assert name() != before
+
+
+def test_a_later_key_is_left_out_at_its_neutral_value():
+    @dataclass
+    class Later:
+        warmup: int = key(0, "steps", neutral=0)
+
+    (item,) = Later.__dataclass_fields__.values()
+    assert _neutral(0, item)
+    assert not _neutral(5, item)
+
+
+def test_another_experiment_under_the_same_name_is_refused_by_key():
+    stored = {"loss.eps": 0.1, "seed": 0}
+    compare(stored, dict(stored), "runs/x")
+    with pytest.raises(UserError, match=r"runs/x.*loss\.eps=0\.1.*loss\.eps=0\.2"):
+        compare(stored, {"loss.eps": 0.2, "seed": 0}, "runs/x")
+    with pytest.raises(UserError, match=r"optim\.warmup=None.*optim\.warmup=5"):
+        compare(stored, {**stored, "optim.warmup": 5}, "runs/x")
+
+
+def test_unresolved_configs_have_no_identity():
+    with pytest.raises(AssertionError):
+        science(config(precision="auto"), DATA)
+
+
+def test_no_path_of_the_data_is_in_the_identity():
+    assert not any(str(Path.home()) in str(v) for v in science(config(), DATA).values())

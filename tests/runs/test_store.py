@@ -1,0 +1,203 @@
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from support import tiny_plan
+
+from lsexp.errors import UserError
+from lsexp.runs import claims
+from lsexp.runs.claims import acquire
+from lsexp.runs.store import RunFolder, replace_file
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path)
+
+
+def claim_of(folder):
+    return acquire(
+        folder.path, timeout=99, environment={}, over=lambda: False, waiting=lambda _r: None
+    )
+
+
+def complete(claim, metrics='{"who": 1}'):
+    (claim.attempt / "model.safetensors").write_text(metrics)
+    (claim.attempt / "metrics.json").write_text(metrics)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.path.iterdir())
+
+
+def test_a_published_attempt_is_the_result_and_nothing_else_is_left(folder):
+    claim = claim_of(folder)
+    complete(claim)
+    assert not folder.finished()
+    assert folder.publish(claim)
+    assert folder.finished()
+    assert names(folder) == ["metrics.json", "model.safetensors"]
+    assert folder.metrics() == {"who": 1}
+
+
+def test_the_first_to_publish_wins_and_the_second_leaves_no_trace(folder):
+    first = claim_of(folder)
+    complete(first, '{"who": 1}')
+    first.stop_beat()
+    second_attempt = folder.path / "attempt-second"
+    second_attempt.mkdir()
+    (second_attempt / "metrics.json").write_text('{"who": 2}')
+    (second_attempt / "model.safetensors").write_text('{"who": 2}')
+    assert folder.publish(first)
+    # A process that slept through all that, just before its rename:
+    folder.path.joinpath("attempt-second").mkdir()
+    (second_attempt / "model.safetensors").write_text('{"who": 2}')
+    second_attempt.rename(folder.path / "publishing")
+    folder.settle()
+    assert (folder.path / "model.safetensors").read_text() == '{"who": 1}'
+    assert names(folder) == ["metrics.json", "model.safetensors"]
+
+
+def test_an_owner_that_was_taken_over_does_not_publish(folder):
+    claim = claim_of(folder)
+    complete(claim)
+    heir = {"nonce": "b" * 16, "machine": "elsewhere"}
+    claims.create_exclusively(folder.path / f"claim-after-{claim.record['nonce']}.json", heir)
+    assert not folder.publish(claim)
+    assert not folder.finished()
+    assert not claim.attempt.exists()
+
+
+def test_an_owner_whose_attempt_was_taken_away_does_not_publish(folder):
+    claim = claim_of(folder)
+    complete(claim)
+    folder.remove_attempts()
+    assert not folder.publish(claim)
+    assert not folder.finished()
+
+
+def test_a_publishing_that_was_cut_off_is_carried_through(folder):
+    claim = claim_of(folder)
+    complete(claim)
+    claim.stop_beat()
+    claim.attempt.rename(folder.path / "publishing")
+    (folder.path / "publishing" / "model.safetensors").rename(folder.path / "model.safetensors")
+    assert folder.finished()
+    assert names(folder) == ["metrics.json", "model.safetensors"]
+
+
+def test_a_sleeping_publisher_cannot_move_the_files_of_a_later_one(folder, monkeypatch):
+    """A opens `publishing` and sleeps; B carries it through; C's late attempt stands there now."""
+    claim = claim_of(folder)
+    complete(claim, '{"who": "A"}')
+    claim.stop_beat()
+    claim.attempt.rename(folder.path / "publishing")
+    listdir, late = os.listdir, folder.path / "publishing"
+
+    def sleep_then_list(descriptor):
+        monkeypatch.setattr(os, "listdir", listdir)
+        found = listdir(descriptor)
+        folder.settle()  # B
+        late.mkdir()
+        (late / "model.safetensors").write_text('{"who": "C"}')
+        (late / "metrics.json").write_text('{"who": "C"}')
+        return found
+
+    monkeypatch.setattr(os, "listdir", sleep_then_list)
+    folder.settle()  # A
+    folder.settle()
+    assert (folder.path / "model.safetensors").read_text() == '{"who": "A"}'
+    assert names(folder) == ["metrics.json", "model.safetensors"]
+
+
+def test_a_failure_is_kept_with_its_history_until_it_is_forgotten(folder):
+    claim = claim_of(folder)
+    (claim.attempt / "history.csv").write_text("epoch\n")
+    folder.fail(claim, {"error": "why"})
+    assert folder.failure() == {"error": "why"}
+    assert names(folder) == ["failure.json", "history.csv"]
+    folder.forget_failure()
+    assert folder.failure() is None
+
+
+def test_a_failure_of_one_that_was_taken_over_is_not_recorded(folder):
+    claim = claim_of(folder)
+    heir = {"nonce": "b" * 16, "machine": "elsewhere"}
+    claims.create_exclusively(folder.path / f"claim-after-{claim.record['nonce']}.json", heir)
+    folder.fail(claim, {"error": "why"})
+    assert folder.failure() is None
+
+
+def test_the_folder_of_another_experiment_is_refused(tmp_path):
+    plan = tiny_plan(tmp_path)
+    plan.folder.create(plan.config, plan.identity, plan.chosen)
+    plan.folder.create(plan.config, plan.identity, plan.chosen)
+    path = plan.folder.path / "config.yaml"
+    stored = yaml.safe_load(path.read_text())
+    stored["identity"]["optim.lr"] = 0.5
+    path.write_text(yaml.safe_dump(stored))
+    with pytest.raises(UserError, match=r"optim\.lr=0\.5.*optim\.lr=0\.1") as caught:
+        plan.folder.create(plan.config, plan.identity, plan.chosen)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "a: b", "[1]", "\0"])
+def test_a_damaged_config_is_told_by_its_file(tmp_path, content):
+    plan = tiny_plan(tmp_path)
+    plan.folder.path.mkdir()
+    (plan.folder.path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"config\.yaml: damaged"):
+        plan.folder.create(plan.config, plan.identity, plan.chosen)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]1"])
+def test_damaged_metrics_are_told_by_their_file(folder, content):
+    (folder.path / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json: damaged"):
+        folder.metrics()
+
+
+def test_config_yaml_holds_every_key_in_effect(tmp_path):
+    plan = tiny_plan(tmp_path, "loss.eps=0.1")
+    plan.folder.create(plan.config, plan.identity, plan.chosen)
+    stored = yaml.safe_load((plan.folder.path / "config.yaml").read_text())
+    assert stored["chosen"] == {"recipe": "digits_mlp", "budget": "smoke"}
+    assert stored["model"] == {
+        "name": "mlp",
+        "widths": [128, 128],
+        "dropout": 0.0,
+        "init_std": None,
+    }
+    assert stored["loss"]["eps"] == 0.1
+    assert stored["train"] == {"steps": 50, "epochs": None, "batch_size": 64}
+    assert stored["identity"] == plan.identity
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    replace_file(path, "old")
+
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_killed_while_it_writes_leaves_nothing_behind_in_a_finished_run(folder):
+    pid = os.fork()
+    if pid == 0:
+        os.fsync = lambda _descriptor: os.kill(os.getpid(), signal.SIGKILL)
+        replace_file(folder.path / "config.yaml", "half")
+    os.waitpid(pid, 0)
+    assert any(name.startswith(".config.yaml") for name in names(folder))
+    claim = claim_of(folder)
+    complete(claim)
+    folder.publish(claim)
+    assert names(folder) == ["metrics.json", "model.safetensors"]
+    assert isinstance(folder.path, Path)

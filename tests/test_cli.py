@@ -1,0 +1,414 @@
+"""The words of the command, pinned: changing one is a decision."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from support import FINISHED, lsexp, names
+
+from lsexp.cli import main
+
+SMOKE = ["budget=smoke", "threads=1", "artifacts.tensorboard=false"]
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LSEXP_RUNS_DIR", raising=False)
+    monkeypatch.setenv("LSEXP_DATA_DIR", str(tmp_path / "data"))
+
+
+def run(capsys, *words):
+    """(exit code, lines of stdout, text of stderr)"""
+    code = main(list(words))
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err
+
+
+# Help and plans
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_the_commands(capsys, words):
+    code, out, err = run(capsys, *words)
+    assert (code, err) == (0, "")
+    assert any(line.startswith("  lsexp train [key=value ...]") for line in out)
+
+
+def test_help_of_train_lists_groups_and_every_key_with_its_default(capsys):
+    code, out, err = run(capsys, "train", "--help")
+    text = "\n".join(out)
+    assert (code, err) == (0, "")
+    for word in (
+        "digits_mlp",
+        "mnist_mlp",
+        "smoke",
+        "npz",
+        "loss.eps=0.0",
+        "model.widths=",
+        "optim.lr_scale=",
+        "resume=exact",
+        "retry_failed=false",
+        "--dry-run",
+        "--cfg job",
+    ):
+        assert word in text, word
+
+
+def test_version(capsys):
+    assert re.fullmatch(r"lsexp \d+\.\d+\.\d+", run(capsys, "--version")[1][0])
+
+
+def test_help_answers_at_once_and_without_torch(tmp_path):
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = lsexp("--help", cwd=tmp_path)
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0
+    assert min(times) < 0.5
+    code = (
+        "import sys; from lsexp.cli import main; main(['train', '--help']);"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+
+
+def test_help_into_a_closed_pipe_is_quiet(tmp_path):
+    command = f"{sys.executable} -m lsexp.cli train --help | head -n 1"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.stdout.startswith("lsexp train")
+    assert done.stderr == ""
+
+
+def test_cfg_job_prints_the_config_and_trains_nothing(capsys, tmp_path):
+    code, out, err = run(capsys, "train", "loss.eps=0.1", "--cfg", "job")
+    assert (code, err) == (0, "")
+    assert "  eps: 0.1" in out
+    assert names(tmp_path) == set()
+    assert "  steps: 1800" in run(capsys, "train", "--resolve", "--cfg=job")[1]
+
+
+def test_dry_run_says_what_is_left_and_writes_nothing(capsys, tmp_path):
+    code, out, err = run(capsys, "train", *SMOKE, "--dry-run", "loss.eps=0.1")
+    assert (code, err) == (0, "")
+    assert out[0].startswith("run      runs/digits-mlp-eps0.1-seed0-")
+    assert any(re.match(r"state    to do; about .* left on this machine", line) for line in out)
+    assert names(tmp_path) == set()
+    run(capsys, "train", *SMOKE, "loss.eps=0.1")
+    assert "state    finished" in run(capsys, "train", *SMOKE, "--dry-run", "loss.eps=0.1")[1]
+
+
+# Runs
+
+
+def test_train_leaves_a_finished_folder_and_prints_its_path_last(capsys, tmp_path):
+    code, out, err = run(capsys, "train", *SMOKE, "loss.eps=0.1")
+    assert code == 0
+    assert re.fullmatch(r"runs/digits-mlp-eps0\.1-seed0-[0-9a-f]{12}", out[-1])
+    assert names(tmp_path) == {"runs"}  # no logs or folders of Hydra's
+    folder = tmp_path / out[-1]
+    assert names(folder) == FINISHED
+    assert "true class 0.91, others 0.01 each" in err
+    assert "logit gap at the optimum 4.511" in err
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for split in ("val", "test"):
+        assert set(metrics[split]) == {"accuracy", "nll", "ece", "brier"}
+        assert 0.8 < metrics[split]["accuracy"] <= 1
+    assert metrics["steps"] == 50
+    assert metrics["best_val"]["step"] <= 50
+    assert metrics["best_val"]["val"]["accuracy"] >= metrics["val"]["accuracy"]
+    assert metrics["targets"]["true"] == pytest.approx(0.91)
+    provenance = metrics["provenance"]
+    assert provenance["threads"] == 1
+    assert provenance["precision"] == "fp32"
+    assert provenance["recipe"] == "digits_mlp"
+    assert provenance["command"][:2] == ["lsexp", "train"]
+    assert {"commit", "dirty"} <= set(provenance["git"])
+
+    outputs = load_file(folder / "outputs.safetensors")
+    assert outputs["test.logits"].dtype == np.float32
+    assert outputs["val.logits"].shape == (288, 10)
+    right = (outputs["test.logits"].argmax(1) == outputs["test.labels"]).mean()
+    assert right == pytest.approx(metrics["test"]["accuracy"])
+    assert not set(outputs["train.indices"]) & set(outputs["val.indices"])
+
+
+def test_a_finished_run_is_not_trained_again(capsys, tmp_path):
+    _, first, _ = run(capsys, "train", *SMOKE)
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / first[-1]).iterdir()}
+    code, second, _ = run(capsys, "train", *SMOKE)
+    assert (code, second) == (0, first)
+    assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / first[-1]).iterdir()}
+
+
+def test_how_a_run_is_asked_for_does_not_matter(capsys):
+    _, first, _ = run(capsys, "train", *SMOKE)
+    same = ["train", "train.steps=50", "threads=2", "data.train_size=1150", "device=cpu"]
+    assert run(capsys, *same)[1][-1] == first[-1]
+
+
+def test_equal_configs_give_equal_weights_and_seeds_others(capsys, tmp_path):
+    def logits(*words):
+        folder = tmp_path / run(capsys, "train", *SMOKE, *words)[1][-1]
+        return load_file(folder / "outputs.safetensors")["test.logits"]
+
+    first = logits("runs_dir=a")
+    assert (first == logits("runs_dir=b")).all()
+    assert (first != logits("runs_dir=a", "seed=1")).any()
+
+
+def test_a_multirun_fills_the_same_folders(capsys, tmp_path):
+    code, out, _ = run(capsys, "train", *SMOKE, "-m", "loss.eps=0,0.1", "seed=1,2")
+    folders = [line for line in out if line.startswith("runs/")]
+    assert (code, len(folders), names(tmp_path)) == (0, 4, {"runs"})
+    assert run(capsys, "train", *SMOKE, "loss.eps=0.1", "seed=2")[1][-1] in folders
+
+
+def test_both_conventions_of_smoothing_meet(capsys, tmp_path):
+    """eps spread over all K = 10 classes is eps * 9 / 10 spread over the others."""
+    first = run(capsys, "train", *SMOKE, "loss.eps=0.1")[1][-1]
+    second = run(capsys, "train", *SMOKE, "loss.eps=0.09", "loss.spread=others")[1][-1]
+    assert first != second
+    assert names(tmp_path / "runs") == {first[5:], second[5:]}
+    a, b = (load_file(tmp_path / f / "outputs.safetensors")["test.logits"] for f in (first, second))
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_full_split_trains_without_val(capsys, tmp_path):
+    code, out, _ = run(capsys, "train", *SMOKE, "data.split=full")
+    metrics = json.loads((tmp_path / out[-1] / "metrics.json").read_text())
+    assert code == 0
+    assert metrics["val"] is None
+    assert metrics["best_val"] is None
+    assert metrics["train"]["images"] == 1438
+
+
+def test_runs_dir_from_the_environment(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("LSEXP_RUNS_DIR", str(tmp_path / "elsewhere"))
+    assert run(capsys, "train", *SMOKE)[1][-1].startswith(str(tmp_path / "elsewhere"))
+
+
+def test_own_images_in_an_npz(capsys, tmp_path):
+    rng = np.random.RandomState(0)
+    labels = np.arange(60) % 3
+    images = (rng.rand(60, 9, 7, 3) * 100 + 50 * labels[:, None, None, None]).astype(np.uint8)
+    file = tmp_path / "three colours.npz"
+    np.savez(file, x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
+    words = ["data=npz", f"data.path={file}", "model.widths=[16]", "augment.shift=2"]
+    code, out, err = run(capsys, "train", *SMOKE, *words)
+    assert code == 0, err
+    assert out[-1].startswith("runs/three_colours-mlp-eps0-seed0-")
+    assert "48 train, 12 val, 9 test, 3 classes" in err
+
+
+def test_own_recipes(capsys, tmp_path):
+    (tmp_path / "mine" / "recipe").mkdir(parents=True)
+    (tmp_path / "mine" / "recipe" / "narrow.yaml").write_text(
+        "# @package _global_\ndefaults: [digits_mlp]\nmodel: {widths: [8]}\n"
+    )
+    code, out, err = run(capsys, "train", *SMOKE, "--config-dir", "mine", "recipe=narrow")
+    assert code == 0, err
+    assert "recipe   narrow, budget smoke" in err
+    assert load_file(tmp_path / out[-1] / "model.safetensors")["hidden.0.weight"].shape == (8, 64)
+
+
+def test_tensorboard_scalars(capsys, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / run(capsys, "train", "budget=smoke", "threads=1")[1][-1]
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = {"lr", "train/loss", "train/accuracy", "val/accuracy", "val/nll"}
+    assert set(events.Tags()["scalars"]) == tags
+    assert [scalar.step for scalar in events.Scalars("val/nll")] == [18, 36, 50]
+
+
+# Failures
+
+
+def test_divergence_is_a_failure_that_names_the_step(capsys, tmp_path):
+    words = ["train", *SMOKE, "optim.lr=1e30"]
+    code, out, err = run(capsys, *words)
+    folder = next((tmp_path / "runs").iterdir())
+    failure = json.loads((folder / "failure.json").read_text())
+    assert (code, out) == (1, [])
+    step = failure["where"]["step"]
+    assert f"not finite at step {step}" in err.splitlines()[-1]
+    assert "Diverged" in failure["error"]
+    assert "Traceback" in failure["traceback"]
+    assert names(folder) == {"config.yaml", "failure.json"}
+
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, [])
+    assert "failed before" in err
+    assert "retry_failed=true" in err
+    code, _, err = run(capsys, *words, "retry_failed=true")
+    assert code == 1
+    assert "not finite at step" in err
+
+
+def test_a_bug_keeps_its_traceback_and_is_recorded(capsys, tmp_path, monkeypatch):
+    def broken(*_arguments, **_keywords):
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lsexp.launch.local.train", broken)
+        with pytest.raises(ZeroDivisionError):
+            main(["train", *SMOKE])
+    folder = next((tmp_path / "runs").iterdir())
+    assert "a bug" in json.loads((folder / "failure.json").read_text())["error"]
+    capsys.readouterr()
+    assert run(capsys, "train", *SMOKE, "retry_failed=true")[0] == 0
+    assert names(folder) == FINISHED
+
+
+def test_a_failed_run_does_not_stop_the_others_of_a_multirun(capsys):
+    code, out, err = run(capsys, "train", *SMOKE, "-m", "optim.lr=1e30,0.1")
+    assert code == 1
+    assert len([line for line in out if line.startswith("runs/")]) == 1
+    assert "1 of 2 runs failed" in err.splitlines()[-1]
+
+
+def test_a_full_disk_loses_nothing(capsys, tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lsexp.launch.results.replace_file", full)
+        code, out, err = run(capsys, "train", *SMOKE, "artifacts.checkpoint_seconds=0")
+    assert (code, out) == (1, [])
+    assert "No space left on device" in err.splitlines()[-1]
+    assert "goes on from the last checkpoint" in err
+    assert "Traceback" not in err
+    code, out, err = run(capsys, "train", *SMOKE)
+    assert code == 0
+    assert "continuing runs/" in err
+    assert names(tmp_path / out[-1]) == FINISHED
+
+
+def interrupted(capsys, monkeypatch, *words):
+    """A run that has a checkpoint, stopped by a full disk at its end."""
+
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lsexp.launch.results.replace_file", full)
+        run(capsys, "train", *SMOKE, "artifacts.checkpoint_seconds=0", *words)
+
+
+def test_a_resume_keeps_to_the_threads_it_began_with(capsys, monkeypatch, tmp_path):
+    interrupted(capsys, monkeypatch)
+    code, out, err = run(capsys, "train", "budget=smoke", "threads=2")
+    assert code == 0
+    assert "keeping to threads=1" in err
+    metrics = json.loads((tmp_path / out[-1] / "metrics.json").read_text())
+    assert metrics["provenance"]["threads"] == 1
+
+
+def test_a_resume_on_other_hardware_is_refused_unless_allowed(capsys, monkeypatch):
+    interrupted(capsys, monkeypatch)
+    monkeypatch.setattr("lsexp.training.hardware.cpu_class", lambda: "other")
+    code, out, err = run(capsys, "train", *SMOKE)
+    assert (code, out) == (1, [])
+    assert "here it is other" in err.splitlines()[-1]
+    assert "resume=any" in err
+    assert run(capsys, "train", *SMOKE)[0] == 1  # nothing was lost by the refusal
+    code, _, err = run(capsys, "train", *SMOKE, "resume=any")
+    assert code == 0
+    assert "continuing" in err
+
+
+def test_restart_ignores_the_checkpoint(capsys, monkeypatch):
+    interrupted(capsys, monkeypatch)
+    code, _, err = run(capsys, "train", *SMOKE, "resume=restart")
+    assert code == 0
+    assert "continuing" not in err
+
+
+def test_a_damaged_checkpoint_is_ignored_and_said(capsys, monkeypatch, tmp_path):
+    interrupted(capsys, monkeypatch)
+    (checkpoint,) = (tmp_path / "runs").glob("*/attempt-*/checkpoint.pt")
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    code, _, err = run(capsys, "train", *SMOKE)
+    assert code == 0
+    assert "damaged" in err
+    assert "continuing" not in err
+
+
+# Wrong words: one line that names the key, what is allowed, and the command that helps
+
+
+WRONG = {
+    "trian": ["trian: no such command", "did you mean train?", "lsexp --help"],
+    "train loss.epss=1": ["loss.epss=1: no such key", "did you mean loss.eps?"],
+    "train eps=0.1": ["eps=0.1: no such key", "did you mean loss.eps?"],
+    "train xyz": ["xyz: must be key=value"],
+    "train --dry-rum": ["--dry-rum: no such flag", "did you mean --dry-run?"],
+    "train +loss.eps=1": ["keys cannot be added"],
+    "train ~loss": ["keys cannot be added or removed"],
+    "train recipe=mnits": ["recipe=mnits: must be one of digits_mlp, mnist_mlp"],
+    "train budget=paper": ["budget=paper: recipe=digits_mlp has smoke, cpu"],
+    "train seed=abc": ["seed=abc: must be a whole number"],
+    "train seed=1,2": ["seed=1,2: several values", "lsexp train -m seed=1,2"],
+    "train seed=-1": ["seed=-1: must be at least 0"],
+    "train seed=[": ["seed=["],
+    "train seed=null": ["seed=null: cannot be null"],
+    "train loss.eps=1": ["loss.eps=1.0: must be at least 0 and below 1"],
+    "train loss.eps=nan": ["loss.eps=nan: must be at least 0 and below 1"],
+    "train loss.eps=x": ["loss.eps=x: must be a number"],
+    "train loss.eps=0.95 loss.spread=others": ["loss.eps=0.95", "must be below 0.9"],
+    "train train=3": ["train=3: is a section"],
+    "train train.steps=0": ["train.steps=0: must be at least 1"],
+    "train train.steps=5 train.epochs=2": ["train.epochs: says the same as train.steps"],
+    "train model.widths=3": ["model.widths=3: must be a list"],
+    "train model.widths=[]": ["model.widths=[]: must name at least one"],
+    "train model.widths=[0]": ["model.widths=0: must be at least 1"],
+    "train data=npz": ["data=npz: needs data.path=FILE.npz"],
+    "train data=npz data.path=no.npz": ["data.path=no.npz: no such file"],
+    "train data.train_size=2000": ["data.train_size=2000: must be at most 1150"],
+    "train augment.shift=8": ["augment.shift=8: must be below 8"],
+    "train optim.nesterov=true optim.momentum=0": ["optim.nesterov=true: needs optim.momentum"],
+    "train optim.schedule=step": ["optim.schedule=step: needs optim.milestones"],
+    "train optim.lr_scale={hed:1}": ["optim.lr_scale=hed: matches no parameter", "fc.weight"],
+    "train precision=fp16": ["precision=fp16: must be auto or fp32 or bf16"],
+    "train --cfg": ["--cfg: needs a value"],
+    "train --cfg all_of_it": ["--cfg all_of_it: must be job, hydra or all"],
+    "train --config-dir nowhere": ["--config-dir nowhere: no such folder"],
+    "train runs_dir=/proc/none/runs": ["runs_dir=/proc/none/runs: No such file"],
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_words_get_one_line_and_exit_code_2(capsys, tmp_path, words):
+    code, out, err = run(capsys, *words.split())
+    assert code == (1 if "runs_dir" in words else 2)
+    assert out == []
+    last = err.splitlines()[-1]
+    assert last.startswith("lsexp: ")
+    for part in WRONG[words]:
+        assert part in last, last
+    assert "Traceback" not in err
+    assert names(tmp_path) == set()
+
+
+def test_the_installed_command_works_from_any_folder(tmp_path):
+    command = Path(sys.executable).with_name("lsexp")
+    done = subprocess.run(
+        [command, "train", *SMOKE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert names(tmp_path) == {"runs"}
