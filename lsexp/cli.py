@@ -16,6 +16,9 @@ lsexp: a laboratory for label smoothing
 ("When Does Label Smoothing Help?", Müller, Kornblith, Hinton, NeurIPS 2019)
 
   lsexp train [key=value ...]    train one run, or show it if it is trained
+  lsexp runs [show|rm] [...]     what has been trained: list, look into, remove
+
+  lsexp completion bash|zsh      tab completion for your shell
 
   lsexp COMMAND --help           keys, groups and examples of a command
   lsexp --version
@@ -94,7 +97,23 @@ def _train(words: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": _train}
+def _runs(words: list[str]) -> int:
+    from lsexp.runs import command
+
+    return command.run(words)
+
+
+def _completion(words: list[str]) -> int:
+    from lsexp import completion
+
+    return completion.run(words, list(COMMANDS))
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "runs": _runs,
+    "completion": _completion,
+}
 
 
 if __name__ == "__main__":

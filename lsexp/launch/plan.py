@@ -31,7 +31,7 @@ from lsexp.training.hardware import (
     seconds_of,
 )
 from lsexp.training.member import Member, step
-from lsexp.training.optimizer import build_optimizer
+from lsexp.training.optimizer import parameter_groups
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _check_names(config: TrainConfig, dataset: Dataset) -> None:
     """Layer names in optim.* must exist: told before anything is written."""
     rng = torch.Generator()
     model = build_model(config.model, dataset.image_shape, dataset.num_classes, rng, rng)
-    build_optimizer(model, config.optim)
+    parameter_groups(model, config.optim)
 
 
 def _precision(config: TrainConfig, dataset: Dataset, splits: Splits, device: torch.device) -> str:

@@ -58,7 +58,7 @@ class Watch:
 
     def idle(self, record: Record) -> bool:
         """Whether `record`'s claim may be taken over; call it again and again."""
-        if record.get("released") or _is_gone(record):
+        if record.get("released") or is_gone(record):
             return True
         try:
             beat = (attempt_folder(self.folder, record["nonce"]) / "beat").read_text()
@@ -225,9 +225,11 @@ def _read(path: Path) -> Record | None:
         return None
     try:
         record = json.loads(text)
-        return record if isinstance(record["nonce"], str) else {"nonce": "damaged"}
+        if isinstance(record["nonce"], str):
+            return record
     except (ValueError, KeyError, TypeError):
-        return {"nonce": "damaged"}
+        pass
+    return {"nonce": f"damaged-{path.stem}"}
 
 
 def _new_record(environment: dict[str, Any]) -> Record:
@@ -268,7 +270,8 @@ def _process_start(pid: int) -> str | None:
     return None if after_name[0] in "ZX" else after_name[19]
 
 
-def _is_gone(record: Record) -> bool:
+def is_gone(record: Record) -> bool:
+    """Whether the claim is that of a process of this machine that runs no more."""
     if record.get("machine") != _machine():
         return False
     start = _process_start(record["pid"])

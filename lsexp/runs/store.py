@@ -163,8 +163,9 @@ class RunFolder:
         try:
             # Whoever published before us has put metrics.json in place, for good.
             if not (self.path / "metrics.json").exists():
-                names = sorted(os.listdir(source), key=lambda name: name == "metrics.json")  # noqa: PTH208
-                for name in names:
+                # The checkpoint stays behind, kept until now so that no kill costs the training.
+                names = set(os.listdir(source)) - {"checkpoint.pt"}  # noqa: PTH208
+                for name in sorted(names, key=lambda name: name == "metrics.json"):
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(name, name, src_dir_fd=source, dst_dir_fd=top)
                 os.fsync(top)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,12 +13,8 @@ from lsexp.config import OptimConfig
 from lsexp.errors import UserError
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD over `model` with one parameter group for each (rate factor, decay).
-
-    Each group keeps its factor as `group["lr_scale"]`. Momentum buffers start at zero, so that
-    with dampening = momentum the first update is (1 - momentum) times the gradient, the running
-    average that the paper's MNIST networks use; torch by itself would start with the whole one.
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Parameters of `model` by (rate factor, decay): `params`, `lr_scale`, `weight_decay`.
 
     Raises:
         UserError: a name in optim.lr_scale or optim.decay matches no parameter.
@@ -29,25 +26,31 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         matched = [n for n in names if n.startswith(f"{prefix}.") or n == prefix]
         _require(matched, f"optim.lr_scale={layer}", names)
         scales.update(dict.fromkeys(matched, scale))
-    decaying: set[str] = set()
+    decays: dict[str, float] = {}
     if config.weight_decay > 0:
         for pattern in config.decay:
             matched = [name for name in names if fnmatchcase(name, pattern)]
             _require(matched, f"optim.decay={pattern}", names)
-            decaying.update(matched)
+            decays.update(dict.fromkeys(matched, config.weight_decay))
 
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault((scales.get(name, 1.0), name in decaying), []).append(parameter)
+        groups.setdefault((scales.get(name, 1.0), decays.get(name, 0.0)), []).append(parameter)
+    return [
+        {"params": parameters, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
+    ]
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
+    """SGD over `parameter_groups`; a group's rate is the schedule's times its `lr_scale`.
+
+    Momentum buffers start at zero, so that with dampening = momentum the first update is
+    (1 - momentum) times the gradient, the running average that the paper's MNIST networks use;
+    torch by itself would start with the whole one.
+    """
     optimizer = torch.optim.SGD(
-        [
-            {
-                "params": parameters,
-                "lr_scale": scale,
-                "weight_decay": config.weight_decay if decays else 0.0,
-            }
-            for (scale, decays), parameters in groups.items()
-        ],
+        parameter_groups(model, config),
         lr=config.lr,
         momentum=config.momentum,
         dampening=config.dampening,

@@ -1,0 +1,271 @@
+"""What has been trained: the run folders of a runs_dir, read without torch.
+
+from lsexp import load_runs, load_outputs
+runs = load_runs("runs", "data=mnist loss.eps=0,0.1")   # a DataFrame, a row a run
+load_outputs(runs.path[0])["test.logits"]               # float32 [N, K]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lsexp.errors import UserError, unknown
+from lsexp.runs import claims
+from lsexp.runs.store import PUBLISHING, RunFolder, runs_folder
+from lsexp.training import RESULT_VERSION
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+STATUSES = ("finished", "stale", "running", "interrupted", "failed", "damaged")
+SHORT = {"data": "data.name", "model": "model.name"}
+"""Words for filters that are shorter than the key."""
+
+
+@dataclass
+class Entry:
+    """One run folder as it stands.
+
+    Attributes:
+        status: finished; stale (of training code that gave other results: never mixed into a
+            figure, never continued); running; interrupted (the same command goes on); failed;
+            damaged (a file cannot be read).
+        config: dotted key to value, every key in effect, `recipe` and `budget` included.
+        metrics, failure: metrics.json, failure.json; empty without one.
+        owner: the claim of whoever trains it, where it is running.
+        bytes: size of the whole folder.
+    """
+
+    path: Path
+    status: str
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    failure: dict[str, Any] = field(default_factory=dict)
+    owner: dict[str, Any] | None = None
+    bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def read_runs(runs_dir: str | None, words: list[str] | None = None) -> list[Entry]:
+    """The runs below `runs_dir` that `words` select, in order of name and seed.
+
+    Args:
+        runs_dir: None: $LSEXP_RUNS_DIR or runs.
+        words: `key=value[,value...]` with any key of a config, `recipe`, `budget` or `status`
+            (all must hold), and beginnings of names or of their 12 hex (any may hold).
+
+    Raises:
+        UserError: no such folder; a filter on a key that no run has.
+    """
+    folder = runs_folder(runs_dir)
+    if not folder.is_dir():
+        raise UserError(
+            f"runs_dir={folder}: no such folder; `lsexp train` makes it, runs_dir= or "
+            f"LSEXP_RUNS_DIR names another",
+            exit_code=1,
+        )
+    entries = [read_run(Path(item.path)) for item in _folders(folder)]
+    return sorted(_select(entries, words or []), key=_order)
+
+
+def read_run(path: Path) -> Entry:
+    """A run folder as it stands; changes nothing but a publishing that was cut off."""
+    if (path / PUBLISHING).exists():
+        with contextlib.suppress(OSError):  # read-only, say
+            RunFolder(path).settle()
+    entry = Entry(path, "damaged", bytes=_size(path))
+    try:
+        metrics = _json(path / "metrics.json")
+        failure = _json(path / "failure.json")
+        config, version = _config(path, metrics)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return entry
+    entry.config, entry.metrics, entry.failure = config, metrics, failure
+    if not metrics:
+        entry.owner = _living_owner(path)
+    if entry.owner:
+        entry.status = "running"
+    elif version != RESULT_VERSION:
+        entry.status = "stale"
+    elif metrics:
+        entry.status = "finished"
+    else:
+        entry.status = "failed" if failure else "interrupted"
+    return entry
+
+
+def load_runs(runs_dir: str | None = None, where: str = "") -> pd.DataFrame:
+    """The runs of a folder as a table, a row a run.
+
+    Args:
+        runs_dir: default: $LSEXP_RUNS_DIR, else runs.
+        where: filters as for `lsexp runs`, e.g. `"data=mnist loss.eps=0,0.1 status=finished"`.
+
+    Returns:
+        Columns: name, path, status, the config (`loss.eps`, `seed`, `recipe`, ...) and, where
+        finished, metrics (`test.accuracy`, `best_val.step`, `seconds`, ...).
+    """
+    import pandas as pd
+
+    rows = []
+    for entry in read_runs(runs_dir, where.split()):
+        numbers = {k: v for k, v in entry.metrics.items() if k not in ("config", "identity")}
+        rows.append(
+            {
+                "name": entry.name,
+                "path": str(entry.path),
+                "status": entry.status,
+                **entry.config,
+                **flatten(numbers),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def load_outputs(path: str | Path) -> dict[str, np.ndarray]:
+    """A finished run's outputs: `<split>.logits` float32 [N, K], `.labels`, `.indices` int64 [N].
+
+    Args:
+        path: a run folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    from safetensors.numpy import load_file
+
+    file = Path(path) / "outputs.safetensors"
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; only a finished run has outputs", exit_code=1)
+    return load_file(file)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to values that are no dicts.
+
+    >>> flatten({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': [2]}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _folders(folder: Path) -> list[os.DirEntry[str]]:
+    """What looks like a run: config.yaml is the first file that is made."""
+    with os.scandir(folder) as found:
+        folders = [item for item in found if item.name[0] != "." and item.is_dir()]
+    return [item for item in folders if Path(item.path, "config.yaml").exists()]
+
+
+def _size(path: Path) -> int:
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(path) as found:
+        for item in found:
+            if item.is_dir(follow_symlinks=False):
+                total += _size(Path(item.path))
+            else:
+                with contextlib.suppress(OSError):
+                    total += item.stat(follow_symlinks=False).st_size
+    return total
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def _config(path: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The config and its RESULT_VERSION, from metrics.json if possible: parsing YAML is slow."""
+    if metrics:
+        return flatten(metrics["config"]), metrics["identity"]["result_version"]
+    text = (path / "config.yaml").read_text()
+    whole = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    version = whole.pop("identity")["result_version"]
+    return flatten({**whole.pop("chosen"), **whole}), version
+
+
+def _living_owner(path: Path) -> dict[str, Any] | None:
+    """The owner, unless it let go, is a process of this machine that is gone, or has not beaten
+    for long, by the clock of the file system."""
+    record = claims.owner(path)
+    if record is None or record.get("released") or claims.is_gone(record):
+        return None
+    try:
+        beat = (claims.attempt_folder(path, record["nonce"]) / "beat").stat().st_mtime
+    except OSError:
+        return None
+    return record if time.time() - beat < 60 or "machine" not in record else None
+
+
+def _select(entries: list[Entry], words: list[str]) -> list[Entry]:
+    prefixes = [word for word in words if "=" not in word]
+    if prefixes:
+        for prefix in prefixes:
+            if not any(_begins(entry, prefix) for entry in entries):
+                raise UserError(f"{prefix}: no run begins so; `lsexp runs` lists them", exit_code=1)
+        entries = [entry for entry in entries if any(_begins(entry, p) for p in prefixes)]
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals:
+            _check_filter(entries, name, word)
+            wanted = value.split(",")
+            entries = [e for e in entries if any(_is(_value(e, name), one) for one in wanted)]
+    return entries
+
+
+def _check_filter(entries: list[Entry], name: str, word: str) -> None:
+    known = {"status", *SHORT, *(key for entry in entries for key in entry.config)}
+    if entries and name not in known:
+        raise unknown(word, "key to select by", sorted(known), "lsexp train --help")
+
+
+def _begins(entry: Entry, prefix: str) -> bool:
+    wanted = Path(prefix).name  # a path of a run, as commands print it, will do
+    return entry.name.startswith(wanted) or entry.name.rpartition("-")[2].startswith(wanted)
+
+
+def _value(entry: Entry, name: str) -> Any:
+    return entry.status if name == "status" else entry.config.get(SHORT.get(name, name))
+
+
+def _is(value: Any, text: str) -> bool:
+    """Whether a value is what was typed: 0.10 is 0.1, null is None."""
+    typed = yaml.safe_load(text) if text else ""
+    if isinstance(typed, str):
+        with contextlib.suppress(ValueError):
+            typed = float(typed)  # YAML takes 1e-4 for a word
+    return bool(value == typed) or str(value) == text
+
+
+def _order(entry: Entry) -> tuple[Any, ...]:
+    config = entry.config
+    keys = ("data.name", "model.name", "recipe", "budget")
+    numbers = ("loss.eps", "seed")
+    return (
+        *(str(config.get(key)) for key in keys),
+        *(float(config.get(key) or 0) for key in numbers),
+        entry.name,
+    )
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """An entry for programs."""
+    return {**asdict(entry), "path": str(entry.path), "name": entry.name}

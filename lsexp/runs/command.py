@@ -1,0 +1,200 @@
+"""`lsexp runs`: list, look into and remove what has been trained. Free of torch."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import sys
+from typing import Any
+
+from lsexp.errors import UserError, unknown
+from lsexp.runs import claims
+from lsexp.runs.catalog import STATUSES, Entry, as_json, flatten, read_run, read_runs
+from lsexp.runs.store import runs_folder
+
+HELP = f"""\
+lsexp runs [show|rm] [NAME ...] [key=value ...]: what has been trained
+
+  lsexp runs                                 a table of all runs
+  lsexp runs data=mnist loss.eps=0,0.1       those that fit; any key of a config, recipe, budget
+  lsexp runs status=failed                   {", ".join(STATUSES)}
+  lsexp runs --json                          for programs
+  lsexp runs show 9380ae                     everything about one; the beginning of its name or hex
+  lsexp runs rm NAME ... [key=value ...]     remove them; asks, or --yes
+
+  runs_dir=FOLDER or LSEXP_RUNS_DIR          where they are (default: runs)
+"""
+FLAGS = ("--json", "--yes", "--help")
+
+
+def run(words: list[str]) -> int:
+    """The command's words after `lsexp runs`; the exit code."""
+    if any(word in ("-h", "--help") for word in words):
+        print(HELP, end="")
+        return 0
+    verb = words[0] if words and words[0] in ("show", "rm") else "list"
+    rest = words[1:] if verb != "list" else words
+    allowed = {"list": ("--json",), "show": ("--json",), "rm": ("--yes",)}[verb]
+    flags = {word for word in rest if word.startswith("-")}
+    for flag in sorted(flags):
+        if flag not in allowed:
+            raise unknown(flag, f"flag of {verb}", allowed, "lsexp runs --help")
+    runs_dir, selecting = None, []
+    for word in rest:
+        if word.startswith("runs_dir="):
+            runs_dir = word.partition("=")[2]
+        elif word not in flags:
+            selecting.append(word)
+    if verb == "rm":
+        return _remove(runs_dir, selecting, yes="--yes" in flags)
+    if verb == "show":
+        return _show(runs_dir, selecting, as_text="--json" not in flags)
+    return _list(runs_dir, selecting, as_text="--json" not in flags)
+
+
+def _list(runs_dir: str | None, words: list[str], *, as_text: bool) -> int:
+    entries = read_runs(runs_dir, words)
+    if not as_text:
+        print(json.dumps([as_json(entry) for entry in entries], indent=1))
+        return 0
+    header = ["run", "status", "recipe", "budget", "test acc", "test ECE", "seconds", "size"]
+    print(table([header, *(_row(entry) for entry in entries)], left=4))
+    total = size(sum(entry.bytes for entry in entries))
+    by_status = [(s, sum(e.status == s for e in entries)) for s in STATUSES]
+    counts = ", ".join(f"{count} {status}" for status, count in by_status if count)
+    where = runs_folder(runs_dir)
+    print(f"{len(entries)} runs{f' ({counts})' if counts else ''}, {total}, in {where}")
+    return 0
+
+
+def _row(entry: Entry) -> list[str]:
+    test = entry.metrics.get("test") or {}
+    return [
+        entry.name,
+        entry.status,
+        str(entry.config.get("recipe", "")),
+        str(entry.config.get("budget", "")),
+        f"{test['accuracy']:.4f}" if test else "",
+        f"{test['ece']:.4f}" if test else "",
+        f"{entry.metrics['seconds']:.1f}" if entry.metrics else "",
+        size(entry.bytes),
+    ]
+
+
+def _one(runs_dir: str | None, words: list[str]) -> Entry:
+    if not words:
+        raise UserError("lsexp runs show: needs the beginning of a run's name or hex; `lsexp runs`")
+    entries = read_runs(runs_dir, words)
+    exact = [entry for entry in entries if entry.name in words]
+    entries = exact or entries
+    if len(entries) != 1:
+        names = ", ".join(entry.name for entry in entries[:5]) + (", ..." if entries[5:] else "")
+        raise UserError(
+            f"{' '.join(words)}: fits {len(entries)} runs{f' ({names})' if names else ''}; "
+            f"show takes one"
+        )
+    return entries[0]
+
+
+def _show(runs_dir: str | None, words: list[str], *, as_text: bool) -> int:
+    entry = _one(runs_dir, words)
+    if not as_text:
+        print(json.dumps(as_json(entry), indent=1))
+        return 0
+    print(f"{entry.path}\nstatus: {entry.status}{_explained(entry)}")
+    numbers = {k: v for k, v in entry.metrics.items() if k not in ("config", "identity")}
+    sections = {
+        "config": entry.config,
+        "metrics": flatten(numbers),
+        "failure": {k: v for k, v in entry.failure.items() if k != "traceback"},
+        "owner": entry.owner or {},
+        "files": {str(p.relative_to(entry.path)): size(p.stat().st_size) for p in _files(entry)},
+    }
+    for title, values in sections.items():
+        if values:
+            print(f"\n{title}")
+            print(table([[f"  {name}", str(value)] for name, value in values.items()], left=2))
+    if entry.failure.get("traceback"):
+        print(f"\n{entry.failure['traceback']}", end="")
+    return 0
+
+
+def _explained(entry: Entry) -> str:
+    if entry.status == "running" and entry.owner:
+        return f" ({claims.describe(entry.owner)})"
+    return {
+        "interrupted": " (the same `lsexp train` goes on from its last checkpoint)",
+        "failed": f" ({entry.failure.get('error')}; retry_failed=true trains it again)",
+        "stale": " (of an older version of the training code)",
+        "damaged": " (a file cannot be read; remove it with `lsexp runs rm`, and train it again)",
+    }.get(entry.status, "")
+
+
+def _files(entry: Entry) -> list[Any]:
+    return sorted(path for path in entry.path.rglob("*") if path.is_file())
+
+
+def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
+    if not words:
+        raise UserError("lsexp runs rm: needs names or key=value; `lsexp runs` lists the runs")
+    entries = read_runs(runs_dir, words)
+    running = [entry for entry in entries if entry.status == "running"]
+    if running:
+        raise UserError(
+            f"{running[0].name}: is being trained by {claims.describe(running[0].owner or {})}; "
+            f"stop that first; nothing was removed",
+            exit_code=1,
+        )
+    if not entries:
+        print("no run fits; nothing was removed")
+        return 0
+    print(table([_row(entry) for entry in entries], left=4))
+    question = f"remove {len(entries)} runs, {size(sum(entry.bytes for entry in entries))}?"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError(f"{question} not without --yes where nobody can answer")
+        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was removed")
+            return 1
+    folder = runs_folder(runs_dir)
+    for entry in entries:
+        if read_run(entry.path).status == "running":  # begun since we asked
+            raise UserError(f"{entry.name}: is being trained; stop that first", exit_code=1)
+        # Out of sight at once; what a kill leaves of it goes with the next removal.
+        entry.path.rename(folder / f".removing-{secrets.token_hex(4)}")
+    for path in folder.glob(".removing-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    print(f"removed {len(entries)} runs")
+    return 0
+
+
+def table(rows: list[list[str]], *, left: int) -> str:
+    """Rows in columns; the first `left` columns flush left, the others right.
+
+    >>> print(table([["a", "1"], ["bcd", "10"]], left=1))
+    a     1
+    bcd  10
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if k < left else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def size(number: int) -> str:
+    """Bytes as people say them.
+
+    >>> size(999), size(1_500_000)
+    ('999 B', '1.5 MB')
+    """
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
