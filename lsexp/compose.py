@@ -65,7 +65,7 @@ def train_help() -> str:
     ]
     for group in GROUPS:
         lines += ["", f"{group}="]
-        for name in _options(group, None):
+        for name in options(group, None):
             lines.append(
                 f"  {name:<16}  {_first_comment(configs_folder() / group / f'{name}.yaml')}"
             )
@@ -92,14 +92,14 @@ def _everything() -> TrainConfig:
     return TrainConfig(model=MODELS["mlp"]())
 
 
-def _known_keys() -> list[str]:
+def known_keys() -> list[str]:
     names = [name for name, _, _ in walk(TrainConfig())]
     for model in MODELS.values():
         names += [name for name, _, _ in walk(model(), "model.")]
     return sorted({*names, *GROUPS})
 
 
-def _options(group: str, config_dir: str | None) -> list[str]:
+def options(group: str, config_dir: str | None) -> list[str]:
     folders = [configs_folder() / group]
     if config_dir is not None:
         folders.append(Path(config_dir) / group)
@@ -155,14 +155,14 @@ def _check_override(word: str, config_dir: str | None) -> None:
             f"{word}: keys cannot be added or removed; write key=value with a key that "
             f"`lsexp train --help` lists"
         )
-    known = _known_keys()
+    known = known_keys()
     if not equals:
         raise UserError(f"{word}: must be key=value; `{HELP}` lists the keys")
     if name in GROUPS:
-        options = _options(name, config_dir)
+        known = options(name, config_dir)
         for one in value.split(","):
-            if one not in options:
-                raise UserError(f"{name}={one}: must be one of {', '.join(options)}")
+            if one not in known:
+                raise UserError(f"{name}={one}: must be one of {', '.join(known)}")
         return
     in_known = any(key == name or key.startswith(f"{name}.") for key in known)
     if not (in_known or _in_table(name) or name.startswith("hydra.")):

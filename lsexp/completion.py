@@ -1,0 +1,126 @@
+"""Tab completion for bash and zsh; the shells ask `lsexp completion query LINE`. Free of torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from lsexp import compose
+from lsexp.config import MODELS, TrainConfig, walk
+from lsexp.errors import UserError
+from lsexp.runs.catalog import STATUSES
+from lsexp.runs.store import runs_folder
+
+HELP = """\
+lsexp completion bash|zsh: tab completion for your shell
+
+  bash, in ~/.bashrc:  eval "$(lsexp completion bash)"
+  zsh, in ~/.zshrc after compinit:  eval "$(lsexp completion zsh)"
+"""
+
+BASH = """\
+_lsexp() {
+  local line="${COMP_LINE:0:COMP_POINT}"
+  local current="${line##* }"
+  mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" completion query "$line" 2>/dev/null)
+  # bash breaks words at "=": it wants only what follows.
+  if [[ "$current" == *=* && "$COMP_WORDBREAKS" == *"="* ]]; then
+    COMPREPLY=("${COMPREPLY[@]#"${current%"${current##*=}"}"}")
+  fi
+  [[ "${COMPREPLY[0]}" == *= ]] && compopt -o nospace
+}
+complete -F _lsexp lsexp
+"""
+
+ZSH = """\
+_lsexp() {
+  local -a found open closed
+  local word line="${(j: :)words[1,CURRENT-1]} $PREFIX"
+  found=("${(@f)$("${words[1]}" completion query "$line" 2>/dev/null)}")
+  for word in $found; do
+    if [[ "$word" == *= ]]; then open+=("$word"); else closed+=("$word"); fi
+  done
+  compadd -S '' -- $open
+  compadd -- $closed
+}
+compdef _lsexp lsexp
+"""
+
+
+def run(words: list[str], commands: list[str]) -> int:
+    """The command's words after `lsexp completion`; the exit code."""
+    if words[:1] == ["query"]:
+        for word in candidates(" ".join(words[1:]), commands):
+            print(word)
+        return 0
+    scripts = {"bash": BASH, "zsh": ZSH, "--help": HELP, "-h": HELP}
+    if len(words) != 1 or words[0] not in scripts:
+        raise UserError(f"lsexp completion {' '.join(words)}: must be bash or zsh")
+    print(scripts[words[0]], end="")
+    return 0
+
+
+def candidates(line: str, commands: list[str]) -> list[str]:
+    """Words that could stand where `line` ends, each beginning with what is typed of it.
+
+    >>> candidates("lsexp train recipe=mn", ["train", "runs"])
+    ['recipe=mnist_mlp']
+    """
+    *before, current = line.split(" ")
+    words = [word for word in before if word]
+    if len(words) <= 1:
+        found = [*commands, "--help", "--version"]
+    else:
+        found = BY_COMMAND.get(words[1], lambda _words, _current: [])(words[2:], current)
+    return sorted(word for word in found if word.startswith(current) and word not in words)
+
+
+def _train(_words: list[str], current: str) -> list[str]:
+    return _settings(current) or [*compose.FLAGS, "-m"]
+
+
+def _runs(words: list[str], current: str) -> list[str]:
+    if "=" in current:
+        if current.startswith("status="):
+            return [f"status={status}" for status in STATUSES]
+        return _settings(current)
+    verbs = [] if words else ["show", "rm"]
+    flags = ["--yes"] if words[:1] == ["rm"] else ["--json"]
+    return [*verbs, *flags, "--help", "status=", *_settings(current), *_names()]
+
+
+def _completion(_words: list[str], _current: str) -> list[str]:
+    return ["bash", "zsh"]
+
+
+BY_COMMAND: dict[str, Callable[[list[str], str], list[str]]] = {
+    "train": _train,
+    "runs": _runs,
+    "completion": _completion,
+}
+
+
+def _names() -> list[str]:
+    try:
+        return [item.name for item in os.scandir(runs_folder(None)) if item.name[0] != "."]
+    except OSError:
+        return []
+
+
+def _settings(current: str) -> list[str]:
+    """`key=` for every key and group, or `key=value` where the values are known."""
+    name, equals, _ = current.partition("=")
+    if not equals:
+        return [] if current.startswith("-") else [f"{key}=" for key in compose.known_keys()]
+    if name in compose.GROUPS:
+        return [f"{name}={option}" for option in compose.options(name, None)]
+    keys = [
+        *walk(TrainConfig()),
+        *(k for model in MODELS.values() for k in walk(model(), "model.")),
+    ]
+    for key, item, value in keys:
+        if key == name and isinstance(value, bool):
+            return [f"{name}=true", f"{name}=false"]
+        if key == name and item.metadata["choices"]:
+            return [f"{name}={choice}" for choice in item.metadata["choices"]]
+    return []

@@ -1,0 +1,124 @@
+"""Tab completion, in real shells on a terminal."""
+
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lsexp.completion import candidates
+
+COMMANDS = ["train", "runs", "completion"]
+
+
+def offered(line):
+    return candidates(line, COMMANDS)
+
+
+def test_commands_flags_keys_groups_and_values_are_offered():
+    assert offered("lsexp tr") == ["train"]
+    assert "runs" in offered("lsexp ")
+    assert offered("lsexp train --dry") == ["--dry-run"]
+    assert offered("lsexp train loss.") == ["loss.eps=", "loss.scale=", "loss.spread="]
+    assert offered("lsexp train recipe=") == ["recipe=digits_mlp", "recipe=mnist_mlp"]
+    assert offered("lsexp train seed=1 loss.spread=o") == ["loss.spread=others"]
+    assert offered("lsexp train optim.nesterov=") == ["optim.nesterov=false", "optim.nesterov=true"]
+    assert offered("lsexp runs status=fa") == ["status=failed"]
+    assert offered("lsexp completion ") == ["bash", "zsh"]
+    assert offered("lsexp nothing ") == []
+    assert offered("lsexp train loss.eps=") == []
+
+
+def test_names_of_runs_are_offered(tmp_path, monkeypatch):
+    (tmp_path / "digits-mlp-eps0-seed0-0123456789ab").mkdir()
+    monkeypatch.setenv("LSEXP_RUNS_DIR", str(tmp_path))
+    assert offered("lsexp runs show dig") == ["digits-mlp-eps0-seed0-0123456789ab"]
+
+
+def typed(shell, setup, line):
+    """What a person sees who types `line` in an interactive shell."""
+    child, terminal = pty.fork()
+    if child == 0:
+        bin_dir = str(Path(sys.executable).parent)
+        env = {**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}", "TERM": "dumb", "PS1": "$ "}
+        os.execvpe(shell[0], shell, env)
+    seen = b""
+    try:
+        for text in (setup + "\n", "echo re''ady\n", line):
+            os.write(terminal, text.encode())
+            seen = _until(terminal, b"ready" if "re''ady" in text else None)
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode(errors="replace"))
+    finally:
+        os.write(terminal, b"\x03\x04")
+        os.close(terminal)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def _until(terminal, mark):
+    """Read until `mark`, or else until nothing has come for a second."""
+    seen, silent, os_deadline = b"", time.monotonic(), time.monotonic() + 20
+    os.set_blocking(terminal, False)
+    while time.monotonic() < os_deadline:
+        try:
+            more = os.read(terminal, 4096)
+            seen, silent = seen + more, time.monotonic()
+        except BlockingIOError:
+            time.sleep(0.05)
+        if mark is not None and mark in seen:
+            return seen
+        if mark is None and time.monotonic() - silent > 1.0:
+            return seen
+    return seen
+
+
+SHELLS = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], 'eval "$(lsexp completion bash)"'),
+    "zsh": (
+        ["zsh", "-f", "-i"],
+        'autoload -U compinit; compinit -u -D; eval "$(lsexp completion zsh)"',
+    ),
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("lsexp tra\trec\tmn\t", "lsexp train recipe=mnist_mlp"),
+        ("lsexp train loss.sp\to\t", "lsexp train loss.spread=others"),
+        ("lsexp train bud\tsm\t --dry\t", "lsexp train budget=smoke --dry-run"),
+    ],
+)
+def test_typing_tab(shell, line, completed):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    command, setup = SHELLS[shell]
+    seen = typed(command, setup, line)
+    assert rendered(seen).endswith(completed), seen
+
+
+def rendered(seen):
+    """The last line of a terminal that was sent `seen`."""
+    line = ""
+    for character in seen.replace("\x07", ""):
+        back, new = character == "\x08", character in "\r\n"
+        line = line[:-1] if back else "" if new else line + character
+    return " ".join(line.split())
+
+
+def test_the_scripts_are_valid_shell():
+    for shell in ("bash", "zsh"):
+        if shutil.which(shell) is not None:
+            script = subprocess.run(
+                [sys.executable, "-m", "lsexp.cli", "completion", shell],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            subprocess.run([shell, "-n"], input=script, text=True, check=True)
