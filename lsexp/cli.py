@@ -17,6 +17,8 @@ lsexp: a laboratory for label smoothing
 
   lsexp train [key=value ...]    train one run, or show it if it is trained
   lsexp runs [show|rm] [...]     what has been trained: list, look into, remove
+  lsexp plot curves [...]        loss and accuracy of chosen runs over training
+  lsexp data [NAME ...]          fetch, import and verify data sets
 
   lsexp completion bash|zsh      tab completion for your shell
 
@@ -24,7 +26,8 @@ lsexp: a laboratory for label smoothing
   lsexp --version
 
 Folders: data_dir= or LSEXP_DATA_DIR (default: the user's cache folder),
-         runs_dir= or LSEXP_RUNS_DIR (default: runs).
+         runs_dir= or LSEXP_RUNS_DIR (default: runs),
+         out_dir= or LSEXP_OUT_DIR (default: out).
 Exit codes: 0 done, 1 the work failed, 2 the words were wrong.
 """
 
@@ -71,7 +74,7 @@ def _train(words: list[str]) -> int:
     configs = compose.train_configs([word for word in words if word != "--dry-run"])
 
     from lsexp.launch import local, plan, results
-    from lsexp.launch.progress import say
+    from lsexp.text import say
 
     failed: list[UserError] = []
     for config, chosen in configs:
@@ -103,6 +106,18 @@ def _runs(words: list[str]) -> int:
     return command.run(words)
 
 
+def _plot(words: list[str]) -> int:
+    from lsexp import curves
+
+    return curves.run(words)
+
+
+def _data(words: list[str]) -> int:
+    from lsexp.data import command
+
+    return command.run(words)
+
+
 def _completion(words: list[str]) -> int:
     from lsexp import completion
 
@@ -112,6 +127,8 @@ def _completion(words: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "runs": _runs,
+    "plot": _plot,
+    "data": _data,
     "completion": _completion,
 }
 

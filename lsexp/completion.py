@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from lsexp import compose
 from lsexp.config import MODELS, TrainConfig, walk
+from lsexp.data.sources import SOURCES
 from lsexp.errors import UserError
+from lsexp.figures import FORMATS
 from lsexp.runs.catalog import STATUSES
 from lsexp.runs.store import runs_folder
 
@@ -89,6 +91,20 @@ def _runs(words: list[str], current: str) -> list[str]:
     return [*verbs, *flags, "--help", "status=", *_settings(current), *_names()]
 
 
+def _plot(words: list[str], current: str) -> list[str]:
+    if not words:
+        return ["curves"]
+    if current.startswith("figure.format="):
+        return [f"figure.format={ending}" for ending in FORMATS]
+    if "=" in current:
+        return _runs(["show"], current)
+    return ["figure.format=", "out_dir=", "status=", *_settings(current), *_names()]
+
+
+def _data(_words: list[str], _current: str) -> list[str]:
+    return [name for name in SOURCES if name != "npz"] + ["data.url=", "data_dir="]
+
+
 def _completion(_words: list[str], _current: str) -> list[str]:
     return ["bash", "zsh"]
 
@@ -96,6 +112,8 @@ def _completion(_words: list[str], _current: str) -> list[str]:
 BY_COMMAND: dict[str, Callable[[list[str], str], list[str]]] = {
     "train": _train,
     "runs": _runs,
+    "plot": _plot,
+    "data": _data,
     "completion": _completion,
 }
 

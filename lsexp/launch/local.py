@@ -21,10 +21,11 @@ import torch
 from lsexp.data.batches import Normalize
 from lsexp.errors import UserError
 from lsexp.launch.plan import Plan
-from lsexp.launch.progress import View, say
+from lsexp.launch.progress import View
 from lsexp.launch.results import failure, write_results
 from lsexp.runs.claims import Claim, Record, acquire, describe
 from lsexp.runs.store import replace_file
+from lsexp.text import say
 from lsexp.training.checkpoint import pack, unpack
 from lsexp.training.hardware import Environment, environment
 from lsexp.training.history import EpochRow, history_text

@@ -16,11 +16,11 @@ from lsexp.config import StepsConfig, TrainConfig, check
 from lsexp.data import Dataset, Splits, draw_splits, load
 from lsexp.data.batches import Images, Normalize
 from lsexp.errors import UserError
-from lsexp.launch.progress import duration
 from lsexp.losses import Targets, targets
 from lsexp.models import build_model
 from lsexp.runs.identity import Science, run_name, science
 from lsexp.runs.store import RunFolder, replace_file, runs_folder
+from lsexp.text import duration
 from lsexp.training.checkpoint import unpack
 from lsexp.training.hardware import (
     choose_precision,

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from lsexp.text import duration, say
 from lsexp.training.history import EpochRow
 
 LINE_SECONDS = 10.0
-
-
-def say(message: str) -> None:
-    """One line for people, on stderr."""
-    print(message, file=sys.stderr, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it.
-
-    >>> [duration(s) for s in (0.42, 8.4, 75, 4000, 200000)]
-    ['0.4 s', '8 s', '1 min 15 s', '1 h 6 min', '2 d 7 h']
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 3 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
 
 
 class View:

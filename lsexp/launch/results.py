@@ -19,8 +19,8 @@ from lsexp.analysis.calibration import scores
 from lsexp.config import walk
 from lsexp.data.batches import Images, Normalize
 from lsexp.launch.plan import Plan
-from lsexp.launch.progress import duration
 from lsexp.runs.store import config_text, replace_file, sha256_of
+from lsexp.text import duration
 from lsexp.training.evaluate import logits_of
 from lsexp.training.hardware import Environment
 from lsexp.training.history import history_text

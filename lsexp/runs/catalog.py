@@ -186,10 +186,14 @@ def _size(path: Path) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """Of a file that may be absent; ValueError where it holds anything but an object."""
     try:
-        return dict(json.loads(path.read_text()))
+        found = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{path}: no JSON object")
+    return found
 
 
 def _config(path: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], int]:
@@ -226,7 +230,7 @@ def _select(entries: list[Entry], words: list[str]) -> list[Entry]:
         name, equals, value = word.partition("=")
         if equals:
             _check_filter(entries, name, word)
-            wanted = value.split(",")
+            wanted = [value] if value.startswith(("[", "{")) else value.split(",")
             entries = [e for e in entries if any(_is(_value(e, name), one) for one in wanted)]
     return entries
 
@@ -248,7 +252,10 @@ def _value(entry: Entry, name: str) -> Any:
 
 def _is(value: Any, text: str) -> bool:
     """Whether a value is what was typed: 0.10 is 0.1, null is None."""
-    typed = yaml.safe_load(text) if text else ""
+    try:
+        typed = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        typed = text
     if isinstance(typed, str):
         with contextlib.suppress(ValueError):
             typed = float(typed)  # YAML takes 1e-4 for a word

@@ -12,6 +12,7 @@ from lsexp.errors import UserError, unknown
 from lsexp.runs import claims
 from lsexp.runs.catalog import STATUSES, Entry, as_json, flatten, read_run, read_runs
 from lsexp.runs.store import runs_folder
+from lsexp.text import size, table
 
 HELP = f"""\
 lsexp runs [show|rm] [NAME ...] [key=value ...]: what has been trained
@@ -167,34 +168,3 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
         shutil.rmtree(path, ignore_errors=True)
     print(f"removed {len(entries)} runs")
     return 0
-
-
-def table(rows: list[list[str]], *, left: int) -> str:
-    """Rows in columns; the first `left` columns flush left, the others right.
-
-    >>> print(table([["a", "1"], ["bcd", "10"]], left=1))
-    a     1
-    bcd  10
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if k < left else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-def size(number: int) -> str:
-    """Bytes as people say them.
-
-    >>> size(999), size(1_500_000)
-    ('999 B', '1.5 MB')
-    """
-    value = float(number)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

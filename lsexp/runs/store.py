@@ -184,7 +184,10 @@ class RunFolder:
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            return dict(json.loads((self.path / name).read_text()))
+            found = json.loads((self.path / name).read_text())
+            if not isinstance(found, dict) or not found:
+                raise ValueError("no JSON object")
+            return found
         except ValueError as error:
             raise UserError(
                 f"{self.path / name}: damaged; move {self.path} away, and the run is trained again",

@@ -152,7 +152,7 @@ def test_a_damaged_config_is_told_by_its_file(tmp_path, content):
         plan.folder.create(plan.config, plan.identity, plan.chosen)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]1"])
+@pytest.mark.parametrize("content", ["", "{", "[]1", "[]", "null", "{}"])
 def test_damaged_metrics_are_told_by_their_file(folder, content):
     (folder.path / "metrics.json").write_text(content)
     with pytest.raises(UserError, match=r"metrics\.json: damaged"):

@@ -1,0 +1,161 @@
+"""`lsexp plot curves`: loss and accuracy of chosen runs over training, from their history.csv."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsexp.errors import UserError, unknown
+from lsexp.figures import FORMATS, panels, series_style, write_figure, write_table
+from lsexp.runs.catalog import Entry, read_runs
+from lsexp.text import say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HELP = """\
+lsexp plot curves [NAME ...] [key=value ...]: loss and accuracy over training
+
+  lsexp plot curves                                 runs of the newest one's recipe and budget
+  lsexp plot curves recipe=mnist_mlp loss.eps=0,0.1
+  lsexp plot curves 9380ae 17be02 figure.format=png,pdf
+
+  figure.format=png    png, pdf, svg; several with commas
+  out_dir=FOLDER       or LSEXP_OUT_DIR: where figures go (default: out)
+  runs_dir=FOLDER      or LSEXP_RUNS_DIR
+"""
+
+# Column of history.csv, factor, label of the axis.
+PANELS = (
+    ("train_loss", 1.0, "train loss: smoothed cross-entropy (nats)"),
+    ("val_nll", 1.0, "val NLL, hard labels (nats)"),
+    ("val_accuracy", 100.0, "val accuracy (%)"),
+)
+NAMING = ("data.name", "model.name", "recipe", "budget", "loss.spread", "loss.eps")
+"""Keys that tell series apart, where runs differ in them; seeds of a series share its colour."""
+
+
+def run(words: list[str]) -> int:
+    """The command's words after `lsexp plot`; the exit code."""
+    if not words or any(word in ("-h", "--help") for word in words):
+        print(HELP, end="")
+        return 0
+    if words[0] != "curves":
+        raise unknown(words[0], "figure", ["curves"], "lsexp plot --help")
+    options = {"runs_dir": None, "out_dir": os.environ.get("LSEXP_OUT_DIR") or "out"}
+    options["figure.format"] = "png"
+    selecting = []
+    for word in words[1:]:
+        name, equals, value = word.partition("=")
+        if word.startswith("-"):
+            raise unknown(word, "flag", ["--help"], "lsexp plot --help")
+        if equals and name in options:
+            options[name] = value
+        else:
+            selecting.append(word)
+    formats = str(options["figure.format"]).split(",")
+    for one in formats:
+        if one not in FORMATS:
+            raise UserError(f"figure.format={one}: must be {' or '.join(FORMATS)}")
+
+    entries = choose(options["runs_dir"], selecting)
+    histories = [(entry, read_history(entry)) for entry in entries]
+    figure = draw(histories)
+    folder = Path(str(options["out_dir"])).expanduser() / "curves" / _subfolder(entries)
+    try:
+        table = write_table(long_table(histories), folder / "curves.csv")
+        written = [*write_figure(figure, folder / "curves", formats), table]
+    except OSError as error:
+        raise UserError(
+            f"out_dir={options['out_dir']}: {error.strerror or error}", exit_code=1
+        ) from error
+    print(*written, sep="\n")
+    return 0
+
+
+def choose(runs_dir: str | None, words: list[str]) -> list[Entry]:
+    """The runs to draw: those selected, else those like the newest; with a history only."""
+    entries = [e for e in read_runs(runs_dir, words) if (e.path / "history.csv").is_file()]
+    if not words and entries:
+        newest = max(entries, key=lambda e: (e.path / "history.csv").stat().st_mtime_ns)
+        like = {key: newest.config.get(key) for key in ("recipe", "budget")}
+        entries = [e for e in entries if all(e.config.get(k) == v for k, v in like.items())]
+        say(f"runs of {newest.name}'s recipe={like['recipe']} budget={like['budget']}")
+    for entry in entries:
+        if entry.status not in ("finished", "failed"):
+            say(f"{entry.name}: {entry.status}")
+    if not entries:
+        what = " ".join(words) or "this folder"
+        raise UserError(f"{what}: no run with a history; `lsexp runs` lists them", exit_code=1)
+    return entries
+
+
+def read_history(entry: Entry) -> list[dict[str, float | None]]:
+    """Rows of history.csv as numbers; None where a cell is empty."""
+    try:
+        with (entry.path / "history.csv").open(newline="") as file:
+            rows = [
+                {name: float(value) if value else None for name, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+        if not rows or not {name for name, *_ in PANELS} <= set(rows[0]):
+            raise ValueError("no rows")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{entry.path / 'history.csv'}: damaged ({error})", exit_code=1) from error
+    return rows
+
+
+def long_table(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """One row a run and epoch: the run, its eps and seed, and its history."""
+    return [
+        {
+            "run": entry.name,
+            "eps": entry.config.get("loss.eps"),
+            "seed": entry.config.get("seed"),
+            **row,
+        }
+        for entry, rows in histories
+        for row in rows
+    ]
+
+
+def draw(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> Figure:
+    """Three panels over epochs; a colour and line style for each series, a line for each run."""
+    from matplotlib.lines import Line2D
+
+    naming = [key for key in NAMING if len({str(e.config.get(key)) for e, _ in histories}) > 1]
+    names = [", ".join(f"{_short(k)} {e.config.get(k)}" for k in naming) for e, _ in histories]
+    series = list(dict.fromkeys(names))
+    figure, axes = panels(len(PANELS))
+    for axis, (column, factor, label) in zip(axes, PANELS, strict=True):
+        for name, (_, rows) in zip(names, histories, strict=True):
+            points = [(r["epoch"], r[column] * factor) for r in rows if r[column] is not None]
+            if points:
+                style = series_style(series.index(name))
+                marker = "o" if len(points) == 1 else None
+                axis.plot(
+                    *zip(*points, strict=True), linewidth=1, alpha=0.8, marker=marker, **style
+                )
+        if not axis.lines:
+            axis.text(0.5, 0.5, "no val in these runs", ha="center", transform=axis.transAxes)
+        axis.set_xlabel("epochs")
+        axis.set_ylabel(label)
+    common = [str(histories[0][0].config.get(k)) for k in NAMING[:4] if k not in naming]
+    count = len(histories)
+    figure.suptitle(f"{' '.join(dict.fromkeys(common))} ({count} run{'s' * (count > 1)})")
+    counted = [f"{name} (n = {names.count(name)})" for name in series]
+    if naming:
+        handles = [Line2D([], [], **series_style(number)) for number in range(len(series))]
+        figure.legend(handles, counted, loc="outside lower center", ncols=min(len(series), 5))
+    return figure
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2] if key.startswith("loss.") else key.partition(".")[0]
+
+
+def _subfolder(entries: list[Entry]) -> str:
+    kinds = {f"{e.config.get('recipe')}-{e.config.get('budget')}" for e in entries}
+    return kinds.pop() if len(kinds) == 1 else "mixed"

@@ -1,0 +1,93 @@
+"""`lsexp data`: fetch, import, verify data sets, and tell their sizes. Free of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lsexp.config import DataConfig
+from lsexp.data.canonical import Dataset
+from lsexp.data.sources import PUBLIC, SOURCES, data_folder, load
+from lsexp.errors import unknown
+from lsexp.text import size, table
+
+HELP = f"""\
+lsexp data [NAME ...] [FILE.npz ...]: fetch, import and verify data sets, and tell their sizes
+
+  lsexp data                        what there is, and what is here
+  lsexp data mnist cifar10          fetch what is missing, check, import
+  lsexp data mine.npz               check a file of yours
+
+  names: {", ".join(name for name in SOURCES if name != "npz")}
+  data.url=ADDRESS or PATH          fetch from there instead of the usual mirrors
+  data_dir=FOLDER or LSEXP_DATA_DIR where data sets are (default: the user's cache folder)
+"""
+HEADER = ["data", "train", "test", "image", "classes", "pixels", "content"]
+
+
+def run(words: list[str]) -> int:
+    """The command's words after `lsexp data`; the exit code."""
+    if any(word in ("-h", "--help") for word in words):
+        print(HELP, end="")
+        return 0
+    options: dict[str, str | None] = {"data_dir": None, "data.url": None}
+    names = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("-"):
+            raise unknown(word, "flag", ["--help"], "lsexp data --help")
+        if equals:
+            if name not in options:
+                raise unknown(word, "key", options, "lsexp data --help")
+            options[name] = value
+        elif word in SOURCES or word.endswith(".npz"):
+            names.append(word)
+        else:
+            raise unknown(word, "data set", [n for n in SOURCES if n != "npz"], "lsexp data --help")
+    folder = data_folder(options["data_dir"])
+    if not names:
+        print(table([["data", "here"], *_overview(folder)], left=2))
+        print(f"in {folder}; `lsexp data NAME` fetches")
+        return 0
+    rows = []
+    for name in names:
+        own = name.endswith(".npz")
+        config = DataConfig(name="npz", path=name) if own else DataConfig(name=name)
+        if not own and name != "digits":
+            config.url = options["data.url"]
+        rows.append(_row(name, load(config, options["data_dir"])))
+    print(table([HEADER, *rows], left=1))
+    return 0
+
+
+def _row(name: str, dataset: Dataset) -> list[str]:
+    arrays = dataset.arrays
+    height, width, channels = dataset.image_shape
+    colour = "grey" if channels == 1 else "colour"
+    known = name in PUBLIC and PUBLIC[name].digests is not None
+    return [
+        name,
+        f"{len(arrays.train_labels):,}",
+        f"{len(arrays.test_labels):,}",
+        f"{height} x {width} {colour}",
+        str(dataset.num_classes),
+        size(int(np.prod(arrays.train_images.shape)) + int(np.prod(arrays.test_images.shape))),
+        f"{dataset.digest[:12]} {'verified' if known else ''}".strip(),
+    ]
+
+
+def _overview(folder: Path) -> list[list[str]]:
+    rows = [["digits", "always (in scikit-learn)"]]
+    for name, public in PUBLIC.items():
+        where = folder / public.folder
+        if (folder / f"{name}.npz").exists():
+            here = f"{name}.npz"
+        elif (where / public.unpacked).exists():
+            here = str(where.relative_to(folder) / public.unpacked)
+        elif all((where / archive).exists() for archive in public.archives):
+            here = str(where.relative_to(folder) / public.archives[0])
+        else:
+            here = "no"
+        rows.append([name, here])
+    return rows

@@ -1,0 +1,72 @@
+"""The style that every figure shares, and how a figure is written.
+
+Colours tell apart without colour vision (Okabe and Ito); series differ in line style too.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+LINES = ("-", "--", "-.", ":")
+FORMATS = ("png", "pdf", "svg")
+
+STYLE: Any = {
+    "figure.dpi": 150,
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.hashsalt": "lsexp",  # equal figures are equal files
+}
+
+
+def panels(columns: int, *, width: float = 3.6, height: float = 3.0) -> tuple[Figure, list[Any]]:
+    """A figure with `columns` axes side by side; sizes of each in inches."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height), layout="constrained")
+        return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def series_style(number: int) -> dict[str, Any]:
+    """Colour and line of the `number`-th series, from 0."""
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "linestyle": LINES[number % len(LINES)],
+    }
+
+
+def write_figure(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
+    """Write `path` with each ending; returns what was written."""
+    import matplotlib as mpl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    with mpl.rc_context(STYLE):
+        for ending in formats:
+            target = path.with_suffix(f".{ending}")
+            metadata = {"Date": None} if ending == "svg" else None
+            figure.savefig(target, metadata=metadata)
+            written.append(target)
+    return written
+
+
+def write_table(rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    """The numbers of a figure as CSV; empty cells for None."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path

@@ -1,0 +1,58 @@
+"""Numbers and tables as people read them, and lines for people on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+
+def say(message: str) -> None:
+    """One line for people, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> [duration(s) for s in (0.42, 8.4, 75, 4000, 200000)]
+    ['0.4 s', '8 s', '1 min 15 s', '1 h 6 min', '2 d 7 h']
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 3 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def table(rows: list[list[str]], *, left: int) -> str:
+    """Rows in columns; the first `left` columns flush left, the others right.
+
+    >>> print(table([["a", "1"], ["bcd", "10"]], left=1))
+    a     1
+    bcd  10
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if k < left else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def size(number: int) -> str:
+    """Bytes as people say them.
+
+    >>> size(999), size(1_500_000)
+    ('999 B', '1.5 MB')
+    """
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -1,0 +1,242 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import TINY
+
+import lsexp
+from lsexp.cli import main
+from lsexp.errors import UserError
+from lsexp.runs import claims
+from lsexp.runs.catalog import read_runs
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Runs over eps and seed, and one that failed."""
+    runs = tmp_path_factory.mktemp("trained")
+    words = [*TINY, f"runs_dir={runs}", "-m", "loss.eps=0,0.1", "seed=0,1"]
+    assert main(["train", *words]) == 0
+    assert main(["train", *TINY, f"runs_dir={runs}", "optim.lr=1e30"]) == 1
+    return runs
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def run(capsys, *words):
+    code = main(["runs", *words])
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err
+
+
+def seeds_and_eps(entries):
+    return [(entry.config["loss.eps"], entry.config["seed"]) for entry in entries]
+
+
+def test_all_runs_are_listed_in_order_with_their_status(capsys, runs):
+    code, out, _ = run(capsys, f"runs_dir={runs}")
+    assert code == 0
+    assert [line.split()[0].rpartition("-")[0] for line in out[1:6]] == [
+        "digits-mlp-eps0-seed0",
+        "digits-mlp-eps0-seed0",
+        "digits-mlp-eps0-seed1",
+        "digits-mlp-eps0.1-seed0",
+        "digits-mlp-eps0.1-seed1",
+    ]
+    assert sorted(line.split()[1] for line in out[1:6]) == ["failed"] + ["finished"] * 4
+    assert out[-1].startswith("5 runs (4 finished, 1 failed), ")
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        ("loss.eps=0.10", 2),
+        ("loss.eps=0,0.1", 5),
+        ("loss.eps=1e-1 seed=1", 1),
+        ("status=failed", 1),
+        ("status=finished recipe=digits_mlp budget=smoke", 4),
+        ("data=digits model=mlp", 5),
+        ("data=mnist", 0),
+        ("seed=0 digits-mlp-eps0.1", 1),
+        ("optim.nesterov=true", 5),
+        ("data.path=null", 5),
+        ("model.widths=[128,128]", 5),
+    ],
+)
+def test_filters_by_config_values(runs, where, count):
+    assert len(lsexp.load_runs(str(runs), where)) == count
+
+
+def test_json_is_for_programs(capsys, runs):
+    code, out, _ = run(capsys, f"runs_dir={runs}", "--json", "status=finished")
+    found = json.loads("\n".join(out))
+    assert (code, len(found)) == (0, 4)
+    assert found[0]["metrics"]["test"]["accuracy"] > 0.5
+    assert found[0]["config"]["loss.eps"] == 0.0
+    assert Path(found[0]["path"]).is_dir()
+    code, out, _ = run(capsys, f"runs_dir={runs}", "--json", "data=mnist")
+    assert (code, json.loads("\n".join(out))) == (0, [])
+
+
+def test_the_table_and_the_arrays_in_python(runs):
+    table = lsexp.load_runs(str(runs), "status=finished")
+    assert {"name", "path", "status", "loss.eps", "seed", "test.accuracy", "val.ece"} <= set(table)
+    means = table.groupby("loss.eps")["test.ece"].mean()
+    assert means[0.1] > means[0.0]  # 50 steps of smoothing: underconfident
+    outputs = lsexp.load_outputs(table.path[0])
+    right = (outputs["test.logits"].argmax(1) == outputs["test.labels"]).mean()
+    assert right == pytest.approx(table["test.accuracy"][0])
+    assert outputs["test.logits"].dtype == np.float32
+    with pytest.raises(UserError, match="only a finished run has outputs"):
+        lsexp.load_outputs(runs)
+
+
+def test_show_tells_everything_known(capsys, runs):
+    name = next(path.name for path in runs.iterdir() if "eps0.1-seed1" in path.name)
+    for prefix in (name, name[:-6], name[-12:-4], f"{runs}/{name}"):
+        code, out, err = run(capsys, "show", prefix, f"runs_dir={runs}")
+        assert code == 0, err
+        text = "\n".join(out)
+        for word in (
+            "status: finished",
+            "loss.eps",
+            "provenance.git.commit",
+            "checksums",
+            "test.accuracy",
+            "targets.logit_gap",
+            "model.safetensors",
+        ):
+            assert word in text, word
+    assert json.loads("\n".join(run(capsys, "show", name, f"runs_dir={runs}", "--json")[1]))
+
+
+def test_show_of_a_failed_run_has_its_traceback(capsys, runs):
+    failed = next(path.parent.name for path in runs.glob("*/failure.json"))
+    _, out, _ = run(capsys, "show", failed, f"runs_dir={runs}")
+    assert any("retry_failed=true" in line for line in out)
+    assert any(line.startswith("Traceback") for line in out)
+
+
+def test_rm_needs_an_answer_and_removes_what_was_shown(capsys, runs, monkeypatch):
+    before = sorted(runs.iterdir())
+    code, _, err = run(capsys, "rm", "status=failed", f"runs_dir={runs}")
+    assert code == 2
+    assert "--yes" in err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    code, out, _ = run(capsys, "rm", "status=failed", f"runs_dir={runs}")
+    assert (code, out[-1]) == (1, "nothing was removed")
+    assert sorted(runs.iterdir()) == before
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    code, out, _ = run(capsys, "rm", "status=failed", f"runs_dir={runs}")
+    assert (code, out[-1]) == (0, "removed 1 runs")
+    assert len(list(runs.iterdir())) == 4
+    code, out, _ = run(capsys, "rm", "loss.eps=0.1", "seed=1", "--yes", f"runs_dir={runs}")
+    assert code == 0
+    assert seeds_and_eps(read_runs(str(runs))) == [(0.0, 0), (0.0, 1), (0.1, 0)]
+
+
+def test_a_run_in_training_is_shown_and_not_removed(capsys, runs):
+    folder = next(path for path in runs.iterdir() if "eps0.1-seed1" in path.name)
+    (folder / "metrics.json").unlink()
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        record = {
+            **claims._new_record({}),
+            "pid": sleeper.pid,
+            "process_start": claims._process_start(sleeper.pid),
+        }
+        (folder / "claim.json").write_text(json.dumps(record))
+        (folder / f"attempt-{record['nonce']}").mkdir()
+        (folder / f"attempt-{record['nonce']}" / "beat").write_text("1")
+        code, out, _ = run(capsys, "status=running", f"runs_dir={runs}")
+        assert len(out) == 3
+        code, out, err = run(capsys, "rm", "seed=1", "--yes", f"runs_dir={runs}")
+        assert code == 1
+        assert f"is being trained by process {sleeper.pid}" in err
+        assert folder.exists()
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert [entry.status for entry in read_runs(str(runs), [folder.name])] == ["interrupted"]
+
+
+def test_runs_of_an_older_version_are_stale(runs, monkeypatch):
+    monkeypatch.setattr("lsexp.runs.catalog.RESULT_VERSION", 10**6)
+    assert {entry.status for entry in read_runs(str(runs))} == {"stale"}
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "config.yaml"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "3", "\udcff", '{"config": 3}'])
+def test_a_damaged_folder_is_listed_as_such_and_hides_no_other(capsys, runs, name, content):
+    folder = next(path for path in runs.iterdir() if "eps0.1-seed1" in path.name)
+    if name == "config.yaml":
+        (folder / "metrics.json").unlink()
+    (folder / name).write_bytes(content.encode(errors="surrogateescape"))
+    code, out, _ = run(capsys, f"runs_dir={runs}")
+    assert code == 0
+    assert sum("damaged" in line for line in out[1:-1]) == 1
+    assert "1 damaged" in out[-1]
+    assert run(capsys, "show", folder.name, f"runs_dir={runs}")[0] == 0
+
+
+def test_what_is_no_run_is_passed_over(capsys, runs):
+    (runs / "notes").mkdir()
+    (runs / "notes.txt").write_text("")
+    assert run(capsys, f"runs_dir={runs}")[1][-1].startswith("5 runs")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["lss.eps=0"], ["lss.eps=0: no such key to select by", "did you mean loss.eps?"]),
+        (["zzz"], ["zzz: no run begins so", "lsexp runs"]),
+        (["show"], ["needs the beginning of a run's name"]),
+        (["show", "digits"], ["digits: fits 5 runs", "show takes one"]),
+        (["rm"], ["needs names or key=value"]),
+        (["--jsn"], ["no such flag of list", "--json"]),
+        (["show", "--yes"], ["no such flag of show"]),
+    ],
+)
+def test_wrong_words(capsys, runs, words, parts):
+    code, out, err = run(capsys, *words, f"runs_dir={runs}")
+    assert code in (1, 2)
+    assert out == []
+    assert len(err.splitlines()) == 1
+    for part in parts:
+        assert part in err
+
+
+def test_no_folder_of_runs(capsys, tmp_path):
+    code, _, err = run(capsys, f"runs_dir={tmp_path / 'none'}")
+    assert code == 1
+    assert "no such folder" in err
+
+
+def test_a_thousand_runs_are_listed_quickly(runs, tmp_path):
+    many = tmp_path / "many"
+    many.mkdir()
+    sources = [path for path in sorted(runs.iterdir()) if (path / "metrics.json").exists()]
+    for number in range(1000):
+        target = many / f"{sources[number % 4].name[:-12]}{number:012x}"
+        target.mkdir()
+        for file in sources[number % 4].iterdir():
+            os.link(file, target / file.name)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "lsexp.cli", "runs", f"runs_dir={many}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert done.stdout.splitlines()[-1].startswith("1000 runs (1000 finished)")
+    assert min(times) < 1.5

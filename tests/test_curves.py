@@ -1,0 +1,109 @@
+import csv
+from pathlib import Path
+
+import pytest
+from support import TINY
+
+from lsexp.cli import main
+from lsexp.curves import choose, draw, read_history
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    words = [*TINY, "train.epochs=5", f"runs_dir={folder}", "-m", "loss.eps=0,0.1", "seed=0,1"]
+    assert main(["train", *words]) == 0
+    assert main(["train", *TINY, f"runs_dir={folder}", "data.split=full", "model.widths=[8]"]) == 0
+    return folder
+
+
+def plot(capsys, runs, tmp_path, *words):
+    code = main(["plot", "curves", f"runs_dir={runs}", f"out_dir={tmp_path / 'out'}", *words])
+    out, err = capsys.readouterr()
+    return code, [Path(line) for line in out.splitlines()], err
+
+
+def test_figure_and_numbers_are_written_and_their_paths_printed(capsys, runs, tmp_path):
+    code, paths, _ = plot(capsys, runs, tmp_path, "figure.format=png,pdf,svg", "data.split=holdout")
+    folder = tmp_path / "out" / "curves" / "digits_mlp-smoke"
+    assert code == 0
+    assert paths == [folder / f"curves.{ending}" for ending in ("png", "pdf", "svg", "csv")]
+    assert all(path.stat().st_size > 500 for path in paths)
+    with paths[-1].open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 5
+    assert {(row["eps"], row["seed"]) for row in rows} == {
+        (eps, seed) for eps in ("0.0", "0.1") for seed in ("0", "1")
+    }
+    assert {"run", "epoch", "step", "train_loss", "val_nll", "val_accuracy"} <= set(rows[0])
+
+
+def test_what_is_drawn_is_the_history(runs):
+    entries = choose(str(runs), ["loss.eps=0.1", "seed=1"])
+    rows = read_history(entries[0])
+    figure = draw([(entries[0], rows)])
+    loss, nll, accuracy = figure.axes
+    assert loss.lines[0].get_ydata().tolist() == [row["train_loss"] for row in rows]
+    assert nll.lines[0].get_ydata().tolist() == [row["val_nll"] for row in rows]
+    assert accuracy.lines[0].get_ydata().max() == max(100 * row["val_accuracy"] for row in rows)
+    assert [axis.get_xlabel() for axis in figure.axes] == ["epochs"] * 3
+    assert "(nats)" in loss.get_ylabel()
+
+
+def test_seeds_share_a_series_and_eps_tells_them_apart(runs):
+    entries = choose(str(runs), ["data.split=holdout"])
+    figure = draw([(entry, read_history(entry)) for entry in entries])
+    colours = [line.get_color() for line in figure.axes[0].lines]
+    assert len(colours) == 4
+    assert len(set(colours)) == 2
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["eps 0.0 (n = 2)", "eps 0.1 (n = 2)"]
+
+
+def test_runs_without_val_leave_their_panels_empty_and_say_so(capsys, runs, tmp_path):
+    code, paths, _ = plot(capsys, runs, tmp_path, "data.split=full")
+    assert code == 0
+    assert paths[0].exists()
+    entries = choose(str(runs), ["data.split=full"])
+    figure = draw([(entry, read_history(entry)) for entry in entries])
+    assert [len(axis.lines) for axis in figure.axes] == [1, 0, 0]
+
+
+def test_without_words_the_newest_runs_are_taken_and_said(capsys, runs, tmp_path):
+    code, _, err = plot(capsys, runs, tmp_path)
+    assert code == 0
+    assert "recipe=digits_mlp budget=smoke" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["figure.format=gif"], "figure.format=gif: must be png or pdf or svg"),
+        (["loss.eps=0.7"], "loss.eps=0.7: no run with a history"),
+        (["--large"], "--large: no such flag"),
+        (["loss.esp=0"], "did you mean loss.eps?"),
+    ],
+)
+def test_wrong_words(capsys, runs, tmp_path, words, part):
+    code, paths, err = plot(capsys, runs, tmp_path, *words)
+    assert code in (1, 2)
+    assert paths == []
+    assert part in err
+
+
+def test_an_unknown_figure(capsys):
+    assert main(["plot", "curvs"]) == 2
+    assert "did you mean curves?" in capsys.readouterr().err
+
+
+def test_a_damaged_history_is_told_by_its_file(capsys, runs, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(runs, copy)
+    file = next(copy.glob("*eps0.1-seed1*/history.csv"))
+    for content in ("", "a,b\n1,2\n", "epoch,train_loss\n1,x\n", "\0"):
+        file.write_text(content)
+        code, _, err = plot(capsys, copy, tmp_path)
+        assert code == 1
+        assert f"{file}: damaged" in err.splitlines()[-1]
