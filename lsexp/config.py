@@ -242,9 +242,7 @@ def allowed(item: dataclasses.Field) -> str:
     """What a key accepts, in words: `"at least 0 and below 1"`; empty if anything goes."""
     if item.metadata["choices"]:
         return " or ".join(item.metadata["choices"])
-    words = [
-        f"{name.replace('_', ' ')} {bound:g}" for name, bound in item.metadata["bounds"].items()
-    ]
+    words = [f"{name.replace('_', ' ')} {bound}" for name, bound in item.metadata["bounds"].items()]
     return " and ".join(words)
 
 
@@ -254,15 +252,26 @@ def check(config: TrainConfig) -> None:
         values = list(value.values()) if isinstance(value, dict) else value
         for one in values if isinstance(values, list) else [values]:
             if one is not None and not _fits(one, item):
-                raise UserError(f"{name}={one}: must be {allowed(item)}; `lsexp train --help`")
+                finite = not isinstance(one, float) or math.isfinite(one)
+                rule = allowed(item) if finite else f"finite, {allowed(item)}"
+                raise UserError(f"{name}={one}: must be {rule}; `lsexp train --help`")
     optim = config.optim
     if optim.nesterov and (optim.momentum == 0 or optim.dampening != 0):
         raise UserError(
             f"optim.nesterov=true: needs optim.momentum above 0 and optim.dampening=0, "
             f"not {optim.momentum:g} and {optim.dampening:g}"
         )
+    if optim.dampening > 0 and optim.momentum == 0:
+        raise UserError(
+            f"optim.dampening={optim.dampening:g}: does nothing without momentum; set it to 0, or "
+            f"optim.momentum above 0"
+        )
     if optim.schedule == "step" and not optim.milestones:
         raise UserError("optim.schedule=step: needs optim.milestones, e.g. [0.5,0.75]")
+    if MODELS.get(config.model.name) is not type(config.model):
+        raise UserError(
+            f"model.name={config.model.name}: is set by model={' or model='.join(MODELS)}"
+        )
     if isinstance(config.model, MLPConfig) and not config.model.widths:
         raise UserError("model.widths=[]: must name at least one hidden layer, e.g. [1200,1200]")
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Small tensors: more threads would only wait for each other, the more so beside another worker.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack"
 
 

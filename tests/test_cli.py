@@ -368,7 +368,7 @@ WRONG = {
     "train seed=[": ["seed=["],
     "train seed=null": ["seed=null: cannot be null"],
     "train loss.eps=1": ["loss.eps=1.0: must be at least 0 and below 1"],
-    "train loss.eps=nan": ["loss.eps=nan: must be at least 0 and below 1"],
+    "train loss.eps=nan": ["loss.eps=nan: must be finite, at least 0 and below 1"],
     "train loss.eps=x": ["loss.eps=x: must be a number"],
     "train loss.eps=0.95 loss.spread=others": ["loss.eps=0.95", "must be below 0.9"],
     "train train=3": ["train=3: is a section"],

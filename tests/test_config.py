@@ -126,7 +126,18 @@ IN_RANGE = [
 
 @pytest.mark.parametrize(("name", "value"), IN_RANGE)
 def test_a_value_at_the_end_of_its_range_is_taken(name, value):
-    check(config_with(**{name.replace(".", "__"): value}))
+    momentum = {"optim__momentum": 0.5} if name == "optim.dampening" else {}
+    check(config_with(**{name.replace(".", "__"): value, **momentum}))
+
+
+def test_dampening_without_momentum_is_refused_since_it_would_do_nothing():
+    with pytest.raises(UserError, match=r"^optim\.dampening=0\.5: does nothing without momentum"):
+        check(config_with(optim__dampening=0.5))
+
+
+def test_a_network_goes_by_its_own_name():
+    with pytest.raises(UserError, match=r"^model\.name=cnn: is set by model=mlp"):
+        check(config_with(model__name="cnn"))
 
 
 def test_the_words_of_a_refusal_say_what_is_allowed():
@@ -138,7 +149,7 @@ def test_the_words_of_a_refusal_say_what_is_allowed():
         check(config_with(optim__milestones=[0.5, 1.5]))
 
 
-@pytest.mark.parametrize(("momentum", "dampening"), [(0.0, 0.0), (0.9, 0.9), (0.0, 0.5)])
+@pytest.mark.parametrize(("momentum", "dampening"), [(0.0, 0.0), (0.9, 0.9)])
 def test_nesterov_needs_momentum_and_no_dampening(momentum, dampening):
     config = config_with(optim__nesterov=True, optim__momentum=momentum, optim__dampening=dampening)
     with pytest.raises(UserError, match=r"^optim\.nesterov=true: "):

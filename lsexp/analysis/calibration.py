@@ -12,7 +12,7 @@ BINS = 15
 
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """Probabilities float64 [N, K], each row summing to one; any finite logits.
+    """Probabilities float64 [N, K], each row summing to one; any finite float32 logits.
 
     >>> softmax(np.array([[0.0, np.log(3.0)], [1e30, -1e30]])).tolist()
     [[0.25, 0.75], [1.0, 0.0]]

@@ -26,7 +26,8 @@ class Member:
         step: updates made so far.
         losses_S, correct: of the batches since the last `reset_sums`: the smoothed
             cross-entropy of each (nats, float32, before `loss.scale`) and how many images were
-            classified right, counted in training, on augmented images.
+            classified right, counted in training, on augmented images. There is room for one
+            pass over the images; the loop resets at the end of each.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class Member:
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; it is copied."""
+        state = _copy(state)
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -17,21 +17,24 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     """Parameters of `model` by (rate factor, decay): `params`, `lr_scale`, `weight_decay`.
 
     Raises:
-        UserError: a name in optim.lr_scale or optim.decay matches no parameter.
+        UserError: a name in optim.lr_scale or optim.decay matches no parameter, or two names in
+            optim.lr_scale match the same.
     """
     names = [name for name, _ in model.named_parameters()]
-    scales = {}
+    scales: dict[str, float] = {}
     for layer, scale in config.lr_scale.items():
         prefix = str(model.head) if layer == "head" else layer
         matched = [n for n in names if n.startswith(f"{prefix}.") or n == prefix]
         _require(matched, f"optim.lr_scale={layer}", names)
+        twice = [name for name in matched if name in scales]
+        if twice:
+            raise UserError(f"optim.lr_scale={layer}: {twice[0]} has a factor by another name too")
         scales.update(dict.fromkeys(matched, scale))
     decays: dict[str, float] = {}
-    if config.weight_decay > 0:
-        for pattern in config.decay:
-            matched = [name for name in names if fnmatchcase(name, pattern)]
-            _require(matched, f"optim.decay={pattern}", names)
-            decays.update(dict.fromkeys(matched, config.weight_decay))
+    for pattern in config.decay:
+        matched = [name for name in names if fnmatchcase(name, pattern)]
+        _require(matched, f"optim.decay={pattern}", names)
+        decays.update(dict.fromkeys(matched, config.weight_decay))
 
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -81,6 +84,7 @@ def rate(config: OptimConfig, step: int, steps: int) -> float:
     if config.schedule == "linear":
         return config.lr * (1 - step / steps)
     if config.schedule == "step":
-        passed = sum(step >= round(milestone * steps) for milestone in config.milestones)
+        # Less a millionth, so that 2/3 of 390,000 as a float is 260,000 and not one more.
+        passed = sum(step >= milestone * steps - 1e-6 for milestone in config.milestones)
         return config.lr * config.decay_factor**passed
     return config.lr

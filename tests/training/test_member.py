@@ -276,3 +276,13 @@ def test_bf16_keeps_weights_and_loss_in_float32_and_rounds_the_network():
     assert rough.losses_S.dtype == torch.float32
     assert rough.losses_S[0] != exact.losses_S[0]
     assert rough.losses_S[0].item() == pytest.approx(exact.losses_S[0].item(), rel=0.02)
+
+
+def test_a_loaded_state_is_not_trained_along():
+    member = make()
+    step(member)
+    state = member.state()
+    before = state["optimizer"]["state"][0]["momentum_buffer"].clone()
+    member.load(state)
+    step(member)
+    assert torch.equal(state["optimizer"]["state"][0]["momentum_buffer"], before)

@@ -171,3 +171,21 @@ def test_step_rate_does_not_depend_on_the_order_of_the_milestones():
     ordered = OptimConfig(schedule="step", milestones=[0.2, 0.7])
     swapped = OptimConfig(schedule="step", milestones=[0.7, 0.2])
     assert [rate(ordered, s, 10) for s in range(10)] == [rate(swapped, s, 10) for s in range(10)]
+
+
+def test_a_layer_has_one_factor_whatever_the_order_of_the_names():
+    for lr_scale in ({"head": 0.1, "fc": 0.5}, {"fc": 0.5, "head": 0.1}, {"fc": 1, "fc.bias": 2}):
+        with pytest.raises(UserError, match=r"fc\.\w+ has a factor by another name too"):
+            build_optimizer(Tiny(), OptimConfig(lr_scale=lr_scale))
+
+
+def test_decaying_names_must_exist_even_where_nothing_decays():
+    with pytest.raises(UserError, match=r"optim\.decay=nonsense: matches no parameter"):
+        build_optimizer(Tiny(), OptimConfig(decay=["nonsense"], weight_decay=0.0))
+
+
+def test_milestones_fall_between_steps_and_on_them():
+    config = OptimConfig(lr=1.0, schedule="step", milestones=[0.01, 2 / 3], decay_factor=0.5)
+    assert rate(config, 0, 40) == 1.0
+    assert rate(config, 1, 40) == 0.5
+    assert [rate(config, step, 390_000) for step in (259_999, 260_000)] == [0.5, 0.25]
