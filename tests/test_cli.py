@@ -412,3 +412,38 @@ def test_the_installed_command_works_from_any_folder(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert names(tmp_path) == {"runs"}
+
+
+def test_a_signal_that_comes_while_results_are_written_stops_a_multirun_after_that_run(tmp_path):
+    code = (
+        "import os, signal, sys\n"
+        "from lsexp.launch import local\n"
+        "write = local.write_results\n"
+        "def interrupted(*arguments):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    write(*arguments)\n"
+        "local.write_results = interrupted\n"
+        "from lsexp.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    words = ["train", *SMOKE, "-m", "seed=0,1,2"]
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "interrupted" in done.stderr.splitlines()[-1]
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    assert names(folder) == FINISHED
+
+
+def test_a_run_that_is_removed_while_it_is_trained_is_told_as_such(tmp_path):
+    long = [*SMOKE, "train.steps=3000000", "artifacts.checkpoint_seconds=0"]
+    process = lsexp("train", *long, cwd=tmp_path, start=True)
+    for line in process.stderr:
+        if line.startswith("targets"):
+            break
+    time.sleep(1)
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    folder.rename(tmp_path / "runs" / ".removing-1")
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert said.splitlines()[-1].endswith(f"{folder.name}: was removed meanwhile"), said

@@ -63,16 +63,21 @@ def execute(plan: Plan) -> dict[str, Any]:
             told.append(record["nonce"])
             say(f"{folder.path} is being trained by {describe(record)}; waiting for it")
 
-    while not over():
-        claim = acquire(
-            folder.path,
-            timeout=config.claim_timeout,
-            environment=env._asdict(),
-            over=over,
-            waiting=waiting,
-        )
-        if claim is not None:
-            _train(plan, claim, env)
+    try:
+        while not over():
+            claim = acquire(
+                folder.path,
+                timeout=config.claim_timeout,
+                environment=env._asdict(),
+                over=over,
+                waiting=waiting,
+            )
+            if claim is not None:
+                _train(plan, claim, env)
+    except FileNotFoundError as error:
+        if folder.path.is_dir():
+            raise
+        raise UserError(f"{folder.path}: was removed meanwhile", exit_code=1) from error
     return folder.metrics()
 
 
@@ -157,6 +162,8 @@ def _train(plan: Plan, claim: Claim, env: Environment) -> None:
         raise
     if claim.lost:
         shutil.rmtree(claim.attempt, ignore_errors=True)
+    if signals:  # came while the run was ending: the words still stand
+        signal.raise_signal(signal.Signals[signals[0]])
 
 
 def _train_claimed(plan: Plan, claim: Claim, env: Environment, signals: list[str]) -> None:
