@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsexp.errors import UserError, unknown
-from lsexp.figures import FORMATS, panels, series_style, write_figure, write_table
+from lsexp.figures import FORMATS, panels, series_style, styled, write_figure, write_table
 from lsexp.runs.catalog import Entry, read_runs
 from lsexp.text import say
 
@@ -29,8 +29,8 @@ lsexp plot curves [NAME ...] [key=value ...]: loss and accuracy over training
 
 # Column of history.csv, factor, label of the axis.
 PANELS = (
-    ("train_loss", 1.0, "train loss: smoothed cross-entropy (nats)"),
-    ("val_nll", 1.0, "val NLL, hard labels (nats)"),
+    ("train_loss", 1.0, "train loss (nats)\nsmoothed cross-entropy"),
+    ("val_nll", 1.0, "val NLL (nats)\nhard labels"),
     ("val_accuracy", 100.0, "val accuracy (%)"),
 )
 NAMING = ("data.name", "model.name", "recipe", "budget", "loss.spread", "loss.eps")
@@ -121,6 +121,7 @@ def long_table(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> list[dict
     ]
 
 
+@styled
 def draw(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> Figure:
     """Three panels over epochs; a colour and line style for each series, a line for each run."""
     from matplotlib.lines import Line2D
@@ -142,9 +143,9 @@ def draw(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> Figure:
             axis.text(0.5, 0.5, "no val in these runs", ha="center", transform=axis.transAxes)
         axis.set_xlabel("epochs")
         axis.set_ylabel(label)
-    common = [str(histories[0][0].config.get(k)) for k in NAMING[:4] if k not in naming]
+    common = [f"{_short(k)} {histories[0][0].config.get(k)}" for k in NAMING if k not in naming]
     count = len(histories)
-    figure.suptitle(f"{' '.join(dict.fromkeys(common))} ({count} run{'s' * (count > 1)})")
+    figure.suptitle(f"{', '.join(common)} ({count} run{'s' * (count > 1)})")
     counted = [f"{name} (n = {names.count(name)})" for name in series]
     if naming:
         handles = [Line2D([], [], **series_style(number)) for number in range(len(series))]

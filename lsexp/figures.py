@@ -6,12 +6,15 @@ Colours tell apart without colour vision (Okabe and Ito); series differ in line 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+P = ParamSpec("P")
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 LINES = ("-", "--", "-.", ":")
@@ -20,6 +23,7 @@ FORMATS = ("png", "pdf", "svg")
 STYLE: Any = {
     "figure.dpi": 150,
     "font.size": 9,
+    "figure.titlesize": 10,
     "axes.grid": True,
     "grid.alpha": 0.3,
     "axes.spines.top": False,
@@ -29,14 +33,25 @@ STYLE: Any = {
 }
 
 
-def panels(columns: int, *, width: float = 3.6, height: float = 3.0) -> tuple[Figure, list[Any]]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A function that makes a figure, in our style."""
+
+    @functools.wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        import matplotlib as mpl
+
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def panels(columns: int, *, width: float = 3.6, height: float = 3.2) -> tuple[Figure, list[Any]]:
     """A figure with `columns` axes side by side; sizes of each in inches."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height), layout="constrained")
-        return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def series_style(number: int) -> dict[str, Any]:
