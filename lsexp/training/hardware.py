@@ -95,15 +95,19 @@ def choose_precision(build: Callable[[str], Member], *, seconds: float = 2.0) ->
     if not (rough - exact).norm() < 0.05 * exact.norm():
         return "fp32"
     times: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    for member in members.values():
-        member.model.train()
-        step(member)
-    until = time.monotonic() + seconds
-    for _ in range(min(10, members["fp32"].losses_S.numel() - 1)):
-        for precision, member in members.items():
-            times[precision].append(seconds_of(partial(step, member), images.device))
-        if time.monotonic() > until:
-            break
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # what else runs here then tells less
+    try:
+        for member in members.values():
+            member.model.train()
+            step(member)
+        until = time.monotonic() + seconds
+        while len(times["bf16"]) < 3 or time.monotonic() < until:
+            for precision, member in members.items():
+                member.reset_sums()
+                times[precision].append(seconds_of(partial(step, member), images.device))
+    finally:
+        torch.set_num_threads(threads)
     return "bf16" if min(times["fp32"]) > PAYS * min(times["bf16"]) else "fp32"
 
 
