@@ -5,6 +5,7 @@ Torch is imported inside commands only, so that help answers at once.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -35,6 +36,9 @@ Exit codes: 0 done, 1 the work failed, 2 the words were wrong.
 def main(argv: list[str] | None = None) -> int:
     """Run the command that `argv` (default: sys.argv) names; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no ü shows ? instead
+            stream.reconfigure(errors="replace")
     try:
         code = _dispatch(words)
         sys.stdout.flush()
@@ -66,6 +70,8 @@ def _dispatch(words: list[str]) -> int:
 
 def _train(words: list[str]) -> int:
     from lsexp import compose
+    from lsexp.config import check
+    from lsexp.text import say
 
     if any(word in ("-h", "--help") for word in words):
         print(compose.train_help(), end="")
@@ -73,17 +79,19 @@ def _train(words: list[str]) -> int:
     dry_run = "--dry-run" in words
     configs = compose.train_configs([word for word in words if word != "--dry-run"])
 
+    for config, _ in configs:  # all, before the first is trained
+        check(config)
+
     from lsexp.launch import local, plan, results
-    from lsexp.text import say
 
     failed: list[UserError] = []
     for config, chosen in configs:
-        run = plan.plan(config, chosen, ["lsexp", "train", *words])
-        if dry_run:
-            print(plan.describe(run), plan.describe_state(run), sep="\n")
-            continue
-        say(plan.describe(run))
         try:
+            run = plan.plan(config, chosen, ["lsexp", "train", *words], remember=not dry_run)
+            if dry_run:
+                print(plan.describe(run), plan.describe_state(run), sep="\n")
+                continue
+            say(plan.describe(run))
             metrics = local.execute(run)
         except local.Stopped:
             raise

@@ -14,10 +14,12 @@ from typing import Any
 
 from lsexp.config import MODELS, TABLES, TrainConfig, allowed, walk
 from lsexp.errors import UserError, unknown
+from lsexp.text import user_path
 
 GROUPS = ("recipe", "budget", "data", "model")
 HELP = "lsexp train --help"
 FLAGS = ("--help", "--dry-run", "--multirun", "--cfg", "--resolve", "--config-dir")
+PATHS = ("data.path", "data.url", "data_dir", "runs_dir")
 TAKES_VALUE = ("-c", "--cfg", "-cd", "--config-dir")
 VALUE_RULES = {
     "converted to Float": "must be a number",
@@ -25,6 +27,10 @@ VALUE_RULES = {
     "is not a valid bool": "must be true or false",
     "is not Optional": "cannot be null",
     "is not a ListConfig": "must be a list, e.g. [1,2]",
+    "Cannot assign int to Dict": "must be a table, e.g. {head: 0.1}",
+    "Cannot assign float to Dict": "must be a table, e.g. {head: 0.1}",
+    "Cannot assign str to Dict": "must be a table, e.g. {head: 0.1}",
+    "Incompatible value 'None'": "cannot hold null",
     "is not a subclass of": "is a section; set its keys, e.g. train.steps=100",
 }
 """What OmegaConf says of a value, and what a person needs to know."""
@@ -128,7 +134,7 @@ def _check_words(words: list[str]) -> tuple[list[str], list[str]]:
                     raise UserError(f"{word}: needs a value; `lsexp train --help`")
                 value = queue.pop(0)
             if flag in ("-cd", "--config-dir"):
-                config_dir = str(Path(value).expanduser().resolve())
+                config_dir = str(user_path("--config-dir", value).resolve())
                 if not Path(config_dir).is_dir():
                     raise UserError(f"--config-dir {value}: no such folder")
                 flags += ["--config-dir", config_dir]
@@ -142,10 +148,25 @@ def _check_words(words: list[str]) -> tuple[list[str], list[str]]:
             overrides.append(word)
     for word in overrides:
         _check_override(word, config_dir)
-    if {"train.steps", "train.epochs"} <= {word.partition("=")[0] for word in overrides}:
+    typed = {word.partition("=")[0] for word in overrides}
+    if {"train.steps", "train.epochs"} <= typed:
         raise UserError("train.epochs: says the same as train.steps; give one of the two")
-    # Names in a table are the user's own: Hydra must be told that they may be new.
-    return flags, [f"++{word}" if _in_table(word.partition("=")[0]) else word for word in overrides]
+    if "train.steps" in typed:
+        overrides.append("train.epochs=null")  # what is typed wins over a recipe's epochs
+    if "--cfg" in flags and {"-m", "--multirun"} & set(flags):
+        raise UserError("--cfg: shows one config; leave -m out")
+    return flags, [_for_hydra(word) for word in overrides]
+
+
+def _for_hydra(word: str) -> str:
+    """An override in Hydra's grammar."""
+    name, _, value = word.partition("=")
+    if _in_table(name):  # names there are the user's own: Hydra must be told that they may be new
+        return f"++{word}"
+    if name in PATHS and value[:1] not in ("'", '"', "") and value != "null":
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"{name}='{escaped}'"  # a path may hold ~, commas, brackets
+    return word
 
 
 def _check_override(word: str, config_dir: str | None) -> None:
@@ -165,7 +186,7 @@ def _check_override(word: str, config_dir: str | None) -> None:
                 raise UserError(f"{name}={one}: must be one of {', '.join(known)}")
         return
     in_known = any(key == name or key.startswith(f"{name}.") for key in known)
-    if not (in_known or _in_table(name) or name.startswith("hydra.")):
+    if not (in_known or _in_table(name)):
         raise unknown(word, "key", known, HELP)
 
 
@@ -245,7 +266,7 @@ def _reworded(error: Exception) -> UserError:
             f"lsexp train -m {word}, or {word.replace('=', '=[', 1)}]"
         )
     if lines and lines[0].startswith("Error merging override "):
-        word = lines[0].removeprefix("Error merging override ")
+        word = lines[0].removeprefix("Error merging override ").removeprefix("++")
         reason = " ".join(dict.fromkeys(lines[1:]))
         rule = next((rule for sign, rule in VALUE_RULES.items() if sign in reason), reason)
         return UserError(f"{word}: {rule}; `{HELP}`")

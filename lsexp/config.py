@@ -100,7 +100,9 @@ class ModelConfig:
 
 @dataclass
 class MLPConfig(ModelConfig):
-    widths: list[int] = key([1200, 1200], "hidden layers' widths; ReLU after each", at_least=1)
+    widths: list[int] = key(
+        [1200, 1200], "hidden layers' widths; ReLU after each", at_least=1, at_most=65536
+    )
     dropout: float = key(
         0.0, "probability of dropping a hidden activation in training", at_least=0, below=1
     )
@@ -156,11 +158,11 @@ class OptimConfig:
 
 @dataclass
 class StepsConfig:
-    steps: int = key(1000, "batches to train for", at_least=1)
+    steps: int = key(1000, "batches to train for", at_least=1, below=2**31)
     epochs: float | None = key(
-        None, "instead of train.steps: passes over the training images", more_than=0
+        None, "instead of train.steps: passes over the training images", more_than=0, at_most=1e6
     )
-    batch_size: int = key(128, "images in a batch", at_least=1)
+    batch_size: int = key(128, "images in a batch", at_least=1, at_most=65536)
 
 
 @dataclass
@@ -217,7 +219,7 @@ class TrainConfig:
     claim_timeout: float = key(
         30.0,
         "seconds that another process's claim on a run must stand still to be taken over",
-        more_than=0,
+        at_least=5,
         aside=True,
     )
     budgets: dict[str, Budget] = field(default_factory=dict, metadata={"aside": True})

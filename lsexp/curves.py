@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsexp.config import MODELS, TrainConfig, walk
 from lsexp.errors import UserError, unknown
 from lsexp.figures import FORMATS, panels, series_style, styled, write_figure, write_table
 from lsexp.runs.catalog import Entry, read_runs
-from lsexp.text import say
+from lsexp.text import say, user_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +33,8 @@ PANELS = (
     ("val_nll", 1.0, "val NLL (nats)\nhard labels"),
     ("val_accuracy", 100.0, "val accuracy (%)"),
 )
-NAMING = ("data.name", "model.name", "recipe", "budget", "loss.spread", "loss.eps")
-"""Keys that tell series apart, where runs differ in them; seeds of a series share its colour."""
+TITLE = ("data.name", "model.name", "recipe", "budget", "loss.spread", "loss.eps")
+"""Keys that the title tells where all runs agree in them."""
 
 
 def run(words: list[str]) -> int:
@@ -63,7 +63,7 @@ def run(words: list[str]) -> int:
     entries = choose(options["runs_dir"], selecting)
     histories = [(entry, read_history(entry)) for entry in entries]
     figure = draw(histories)
-    folder = Path(str(options["out_dir"])).expanduser() / "curves" / _subfolder(entries)
+    folder = user_path("out_dir", str(options["out_dir"])) / "curves" / _subfolder(entries)
     try:
         table = write_table(long_table(histories), folder / "curves.csv")
         written = [*write_figure(figure, folder / "curves", formats), table]
@@ -77,7 +77,12 @@ def run(words: list[str]) -> int:
 
 def choose(runs_dir: str | None, words: list[str]) -> list[Entry]:
     """The runs to draw: those selected, else those like the newest; with a history only."""
-    entries = [e for e in read_runs(runs_dir, words) if (e.path / "history.csv").is_file()]
+    found = read_runs(runs_dir, words)
+    stale = sum(entry.status == "stale" for entry in found)
+    if stale:
+        say(f"{stale} stale runs left out")
+    readable = [entry for entry in found if entry.status not in ("stale", "damaged")]
+    entries = [entry for entry in readable if (entry.path / "history.csv").is_file()]
     if not words and entries:
         newest = max(entries, key=lambda e: (e.path / "history.csv").stat().st_mtime_ns)
         like = {key: newest.config.get(key) for key in ("recipe", "budget")}
@@ -126,7 +131,7 @@ def draw(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> Figure:
     """Three panels over epochs; a colour and line style for each series, a line for each run."""
     from matplotlib.lines import Line2D
 
-    naming = [key for key in NAMING if len({str(e.config.get(key)) for e, _ in histories}) > 1]
+    naming = differing([entry for entry, _ in histories])
     names = [", ".join(f"{_short(k)} {e.config.get(k)}" for k in naming) for e, _ in histories]
     series = list(dict.fromkeys(names))
     figure, axes = panels(len(PANELS))
@@ -143,7 +148,7 @@ def draw(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> Figure:
             axis.text(0.5, 0.5, "no val in these runs", ha="center", transform=axis.transAxes)
         axis.set_xlabel("epochs")
         axis.set_ylabel(label)
-    common = [f"{_short(k)} {histories[0][0].config.get(k)}" for k in NAMING if k not in naming]
+    common = [f"{_short(k)} {histories[0][0].config.get(k)}" for k in TITLE if k not in naming]
     count = len(histories)
     figure.suptitle(f"{', '.join(common)} ({count} run{'s' * (count > 1)})")
     counted = [f"{name} (n = {names.count(name)})" for name in series]
@@ -153,8 +158,24 @@ def draw(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> Figure:
     return figure
 
 
+def differing(entries: list[Entry]) -> list[str]:
+    """Keys that decide the result and in which the runs differ, the seed apart: a series each."""
+    aside = {"seed"}
+    for config in (TrainConfig(), *(model() for model in MODELS.values())):
+        prefix = "" if isinstance(config, TrainConfig) else "model."
+        aside |= {name for name, item, _ in walk(config, prefix) if item.metadata["aside"]}
+    aside -= {"data.name"}
+    keys = dict.fromkeys(key for entry in entries for key in entry.config)
+    ignored = {*aside, "recipe", "budget"}
+    return [
+        key
+        for key in keys
+        if key not in ignored and len({str(entry.config.get(key)) for entry in entries}) > 1
+    ]
+
+
 def _short(key: str) -> str:
-    return key.rpartition(".")[2] if key.startswith("loss.") else key.partition(".")[0]
+    return key.partition(".")[0] if key.endswith(".name") else key.rpartition(".")[2]
 
 
 def _subfolder(entries: list[Entry]) -> str:

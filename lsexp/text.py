@@ -3,6 +3,23 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+from lsexp.errors import UserError
+
+
+def user_path(key: str, text: str) -> Path:
+    """The path that a person typed for `key`, with ~ filled in.
+
+    Raises:
+        UserError: ~somebody who does not exist, or a zero byte.
+    """
+    try:
+        if "\0" in text:
+            raise RuntimeError("a path cannot hold a zero byte")
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key}={text!r}: {error}") from error
 
 
 def say(message: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ def lsexp(*words: str, cwd: Path, env: dict[str, str] | None = None, start: bool
     if start:
         return subprocess.Popen(command, **options)
     return subprocess.run(command, timeout=120, check=False, **options)
+
+
+def until_it_saves(runs_dir: Path, process: Any) -> None:
+    """Wait until the run that `process` trains has a checkpoint."""
+    deadline = time.monotonic() + 60
+    while not list(runs_dir.glob("*/attempt-*/checkpoint.pt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def weights(folder: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support import FINISHED, lsexp, names
+from support import FINISHED, lsexp, names, until_it_saves
 
 from lsexp.cli import main
 
@@ -135,6 +135,7 @@ def test_train_leaves_a_finished_folder_and_prints_its_path_last(capsys, tmp_pat
     assert provenance["recipe"] == "digits_mlp"
     assert provenance["command"][:2] == ["lsexp", "train"]
     assert {"commit", "dirty"} <= set(provenance["git"])
+    assert [part["from_step"] for part in provenance["segments"]] == [0]
 
     outputs = load_file(folder / "outputs.safetensors")
     assert outputs["test.logits"].dtype == np.float32
@@ -247,7 +248,7 @@ def test_divergence_is_a_failure_that_names_the_step(capsys, tmp_path):
     assert f"not finite at step {step}" in err.splitlines()[-1]
     assert "Diverged" in failure["error"]
     assert "Traceback" in failure["traceback"]
-    assert names(folder) == {"config.yaml", "failure.json"}
+    assert not list(folder.glob("attempt-*"))
 
     code, out, err = run(capsys, *words)
     assert (code, out) == (1, [])
@@ -271,6 +272,49 @@ def test_a_bug_keeps_its_traceback_and_is_recorded(capsys, tmp_path, monkeypatch
     capsys.readouterr()
     assert run(capsys, "train", *SMOKE, "retry_failed=true")[0] == 0
     assert names(folder) == FINISHED
+
+
+def test_an_error_in_the_middle_keeps_the_checkpoint_for_another_try(capsys, monkeypatch):
+    words = ["train", *SMOKE, "artifacts.checkpoint_seconds=0"]
+
+    def broken(*_arguments):
+        raise RuntimeError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lsexp.launch.local.write_results", broken)
+        with pytest.raises(RuntimeError):
+            main(words)
+    assert "failed before: RuntimeError: CUDA out of memory" in run(capsys, *words)[2]
+    code, _, err = run(capsys, *words, "retry_failed=true")
+    assert code == 0
+    assert re.search(r"continuing runs/\S+ from step [1-9]", err)
+
+
+def test_typed_steps_win_over_the_epochs_of_a_recipe(capsys, tmp_path):
+    (tmp_path / "mine" / "recipe").mkdir(parents=True)
+    (tmp_path / "mine" / "recipe" / "short.yaml").write_text(
+        "# @package _global_\ndefaults: [digits_mlp]\ntrain: {epochs: 3}\n"
+    )
+    words = ["train", *SMOKE, "--config-dir", "mine", "recipe=short", "--dry-run"]
+    assert any("54 steps of 64" in line for line in run(capsys, *words)[1])
+    assert any("7 steps of 64" in line for line in run(capsys, *words, "train.steps=7")[1])
+
+
+def test_precision_is_timed_once_for_a_folder_and_not_written_by_a_dry_run(
+    capsys, tmp_path, monkeypatch
+):
+    asked = []
+
+    def choose(_build):
+        asked.append(1)
+        return "bf16" if len(asked) == 1 else "fp32"
+
+    monkeypatch.setattr("lsexp.launch.plan.choose_precision", choose)
+    words = ["train", *SMOKE, "precision=auto"]
+    assert any("bf16 on cpu" in line for line in run(capsys, *words, "--dry-run")[1])
+    assert names(tmp_path) == set()
+    assert run(capsys, *words)[1][-1] == run(capsys, *words)[1][-1]
+    assert len(asked) == 2
 
 
 def test_a_failed_run_does_not_stop_the_others_of_a_multirun(capsys):
@@ -314,7 +358,13 @@ def test_a_resume_keeps_to_the_threads_it_began_with(capsys, monkeypatch, tmp_pa
     assert code == 0
     assert "keeping to threads=1" in err
     metrics = json.loads((tmp_path / out[-1] / "metrics.json").read_text())
-    assert metrics["provenance"]["threads"] == 1
+    assert metrics["provenance"]["threads"] == metrics["config"]["threads"] == 1
+    first, second = metrics["provenance"]["segments"]
+    assert (first["from_step"], second["from_step"] > 0) == (0, True)
+    assert (first["command"][-1], second["command"][-1]) == (
+        "artifacts.checkpoint_seconds=0",
+        "threads=2",
+    )
 
 
 def test_a_resume_on_other_hardware_is_refused_unless_allowed(capsys, monkeypatch):
@@ -384,6 +434,15 @@ WRONG = {
     "train optim.nesterov=true optim.momentum=0": ["optim.nesterov=true: needs optim.momentum"],
     "train optim.schedule=step": ["optim.schedule=step: needs optim.milestones"],
     "train optim.lr_scale={hed:1}": ["optim.lr_scale=hed: matches no parameter", "fc.weight"],
+    "train hydra.run.dir=litter": ["hydra.run.dir=litter: no such key"],
+    "train optim.lr_scale=3": ["optim.lr_scale=3: must be a table"],
+    "train model.widths=[null]": ["model.widths=[null]: "],
+    "train train.epochs=1e308": ["train.epochs=1e+308: must be more than 0 and at most"],
+    "train train.batch_size=1000000000000": ["train.batch_size=1000000000000: must be at least 1"],
+    "train claim_timeout=0.3": ["claim_timeout=0.3: must be at least 5"],
+    "train runs_dir=~nobody-of-that-name/x": ["runs_dir='~nobody-of-that-name/x'"],
+    "train --cfg job -m seed=0,1": ["--cfg: shows one config"],
+    "train -m loss.eps=0,1.5": ["loss.eps=1.5: must be at least 0 and below 1"],
     "train precision=fp16": ["precision=fp16: must be auto or fp32 or bf16"],
     "train --cfg": ["--cfg: needs a value"],
     "train --cfg all_of_it": ["--cfg all_of_it: must be job, hydra or all"],
@@ -395,7 +454,7 @@ WRONG = {
 @pytest.mark.parametrize("words", WRONG)
 def test_wrong_words_get_one_line_and_exit_code_2(capsys, tmp_path, words):
     code, out, err = run(capsys, *words.split())
-    assert code == (1 if "runs_dir" in words else 2)
+    assert code == (1 if "runs_dir=/proc" in words else 2)
     assert out == []
     last = err.splitlines()[-1]
     assert last.startswith("lsexp: ")
@@ -438,12 +497,24 @@ def test_a_signal_that_comes_while_results_are_written_stops_a_multirun_after_th
 def test_a_run_that_is_removed_while_it_is_trained_is_told_as_such(tmp_path):
     long = [*SMOKE, "train.steps=3000000", "artifacts.checkpoint_seconds=0"]
     process = lsexp("train", *long, cwd=tmp_path, start=True)
-    for line in process.stderr:
-        if line.startswith("targets"):
-            break
-    time.sleep(1)
+    until_it_saves(tmp_path / "runs", process)
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
     folder.rename(tmp_path / "runs" / ".removing-1")
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said.splitlines()[-1].endswith(f"{folder.name}: was removed meanwhile"), said
+
+
+@pytest.mark.parametrize(
+    "folder", ["a b", "it's", 'say "x"', "a,b", "[x]", "{x}", "$x", "a=b", "ü"]
+)
+def test_folders_of_any_name(capsys, tmp_path, folder):
+    code, out, err = run(capsys, "train", *SMOKE, f"runs_dir={tmp_path / folder}")
+    assert code == 0, err
+    assert out[-1].startswith(str(tmp_path / folder))
+    assert run(capsys, "runs", f"runs_dir={tmp_path / folder}")[0] == 0
+
+
+def test_the_home_folder_is_known_by_its_sign(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(capsys, "train", *SMOKE, "runs_dir=~/mine")[1][-1].startswith(f"{tmp_path}/mine/")

@@ -75,6 +75,21 @@ def test_without_words_the_newest_runs_are_taken_and_said(capsys, runs, tmp_path
     assert "recipe=digits_mlp budget=smoke" in err
 
 
+def test_runs_that_differ_in_anything_but_the_seed_are_series_of_their_own(runs):
+    entries = choose(str(runs), ["loss.eps=0", "seed=0"])
+    figure = draw([(entry, read_history(entry)) for entry in entries])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(labels) == 2
+    assert any("widths [8]" in label and "split full" in label for label in labels)
+
+
+def test_stale_runs_are_not_drawn(capsys, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("lsexp.runs.catalog.RESULT_VERSION", 10**6)
+    code, _, err = plot(capsys, runs, tmp_path)
+    assert code == 1
+    assert "5 stale runs left out" in err
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

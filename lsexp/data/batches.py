@@ -125,8 +125,10 @@ class Batches:
         self.seed = seed
         self.shift = augment.shift
         _, height, width, _ = train.images_NHWC.shape
-        pad = (0, 0, self.shift, self.shift, self.shift, self.shift)
-        padded = torch.nn.functional.pad(train.images_NHWC, pad)
+        padded = train.images_NHWC
+        if self.shift:
+            pad = (0, 0, self.shift, self.shift, self.shift, self.shift)
+            padded = torch.nn.functional.pad(padded, pad)
         # A view of every window of the original size: [N, 2 shift + 1, 2 shift + 1, H, W, C].
         windows = padded.unfold(1, height, 1).unfold(2, width, 1)
         self.windows = windows.permute(0, 1, 2, 4, 5, 3)
@@ -143,7 +145,11 @@ class Batches:
             order = torch.randperm(count, generator=generator(self.seed, "order", number))
             rng = generator(self.seed, "augment", number)
             shifts = torch.randint(0, 2 * self.shift + 1, (2, count), generator=rng)
-            self._drawn[number] = Epoch(order.to(device), *shifts.to(device))
+            if device.type == "cuda":  # so that the copy waits for nothing
+                order, shifts = order.pin_memory(), shifts.pin_memory()
+            self._drawn[number] = Epoch(
+                order.to(device, non_blocking=True), *shifts.to(device, non_blocking=True)
+            )
             for old in [n for n in self._drawn if n < number - 1]:
                 del self._drawn[old]
         return self._drawn[number]

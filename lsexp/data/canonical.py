@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -145,6 +146,9 @@ def save_imported(dataset: Dataset, sources: Sequence[Path], data_dir: Path) -> 
                 "test_digest": dataset.test_digest,
             }
             (parts / "meta.json").write_text(json.dumps(meta))
+            for path in parts.iterdir():  # whole on disk before it is seen
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
             if load_imported(dataset.name, sources, data_dir) is None:
                 shutil.rmtree(folder, ignore_errors=True)  # damaged, perhaps
                 parts.rename(folder)

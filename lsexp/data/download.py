@@ -50,7 +50,11 @@ def fetch(urls: Sequence[str], to: Path, md5: str) -> None:
         partial = _partial(to)
         for number, url in enumerate(urls):
             try:
+                begun = partial.stat().st_size > 0
                 _from(url, partial, patient=number == len(urls) - 1)
+                if begun and md5_of(partial) != md5:  # the beginning was not of this file
+                    partial.write_bytes(b"")
+                    _from(url, partial, patient=number == len(urls) - 1)
                 if md5_of(partial) != md5:
                     partial.write_bytes(b"")
                     raise Refused("sent another file (its md5 differs)")
@@ -72,11 +76,12 @@ def _partial(to: Path) -> Path:
     """A file of this process to write to, begun with what a killed process left."""
     to.parent.mkdir(parents=True, exist_ok=True)
     mine = to.with_name(f"{to.name}.{os.getpid()}.part")
-    for left in to.parent.glob(f"{to.name}.*.part"):
-        # Renaming gives it to one process only; a file that still grows is another's.
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > 2 * SILENCE:
-                left.rename(mine)
+    with contextlib.suppress(OSError):
+        # Renaming gives it to one process only; one that may still grow is another's.
+        found = [(path.stat(), path) for path in to.parent.glob(f"{to.name}.*.part")]
+        old = [(s.st_size, path) for s, path in found if time.time() - s.st_mtime > 10 * SILENCE]
+        if old:
+            max(old)[1].rename(mine)
     mine.touch()
     return mine
 
@@ -126,7 +131,7 @@ def _copy(
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with bar:
         task = bar.add_task("", total=total, completed=done)
-        while chunk := answer.read1(CHUNK):  # type: ignore[attr-defined]
+        while chunk := _read(answer):
             file.write(chunk)
             received += len(chunk)
             bar.update(task, completed=done + received)
@@ -139,3 +144,13 @@ def _copy(
             if not patient and slow and now - start > CRAWL_SECONDS:
                 raise Refused(f"is slow ({received / (now - start) / 1000:.0f} kB/s)")
     return received
+
+
+def _read(answer: IO[bytes]) -> bytes:
+    """The next bytes; whatever breaks here is the mirror's, not our disk's."""
+    try:
+        return answer.read1(CHUNK)  # type: ignore[attr-defined]
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise Refused(f"broke off: {error}") from error

@@ -2,7 +2,7 @@
 
 A `<data_dir>/<name>.npz` in Keras' layout is used first, so that offline machines work; then
 what torchvision has unpacked there; then its archives, which are downloaded where they are
-missing. Known sets are checked by content digest.
+missing. MNIST and CIFAR are checked by content digest, Fashion-MNIST's archives by md5.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lsexp.data.canonical import Arrays, Dataset, canonical, load_imported, save
 from lsexp.data.download import fetch
 from lsexp.data.splits import stratified_order
 from lsexp.errors import UserError
+from lsexp.text import user_path
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 LAYOUT = (
@@ -114,17 +115,8 @@ def data_folder(data_dir: str | None) -> Path:
     """`data_dir`, else $LSEXP_DATA_DIR, else lsexp/ in the user's cache folder."""
     typed = data_dir or os.environ.get("LSEXP_DATA_DIR")
     if typed:
-        return _path("data_dir", typed)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lsexp"
-
-
-def _path(key: str, text: str) -> Path:
-    try:
-        if "\0" in text:
-            raise RuntimeError("a path cannot hold a zero byte")
-        return Path(text).expanduser()
-    except RuntimeError as error:  # ~somebody who does not exist
-        raise UserError(f"{key}={text!r}: {error}") from error
+        return user_path("data_dir", typed)
+    return user_path("data_dir", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lsexp"
 
 
 def load(config: DataConfig, data_dir: str | None) -> Dataset:
@@ -248,7 +240,8 @@ def _url_of(url: str, filename: str) -> str:
 
 def _unpack_and_read(public: Public, data_dir: Path, archives: list[Path], again: str) -> Arrays:
     """Unpack aside, so that a kill leaves nothing that looks whole and half is there."""
-    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".unpacking-") as scratch:
+    aside = data_dir if os.access(data_dir, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=aside, prefix=".unpacking-") as scratch:
         folder = Path(scratch) / public.folder
         folder.mkdir(parents=True, exist_ok=True)
         for archive in archives:
@@ -288,8 +281,8 @@ def _torchvision_datasets() -> Any:
         import torch
 
         raise UserError(
-            f"torchvision does not fit torch {torch.__version__} ({error}): install a matching "
-            f"pair, e.g. pip install torch==2.14.1 torchvision==0.29.1",
+            f"torchvision does not fit torch {torch.__version__} ({error}): install two "
+            f"versions that belong together, such as those of constraints.txt",
             exit_code=1,
         ) from error
     return datasets
@@ -298,7 +291,7 @@ def _torchvision_datasets() -> Any:
 def _npz(config: DataConfig, data_dir: Path) -> Dataset:
     if config.path is None:
         raise UserError("data=npz: needs data.path=FILE.npz, a file with " + LAYOUT)
-    path = _path("data.path", config.path)
+    path = user_path("data.path", config.path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise UserError(f"data.path={path}: {what}; it must be an .npz with {LAYOUT}")

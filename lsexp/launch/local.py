@@ -7,10 +7,7 @@ waited for, one that was interrupted goes on from its checkpoint.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from types import FrameType
@@ -22,7 +19,7 @@ from lsexp.data.batches import Normalize
 from lsexp.errors import UserError
 from lsexp.launch.plan import Plan
 from lsexp.launch.progress import View
-from lsexp.launch.results import failure, write_results
+from lsexp.launch.results import Segment, failure, segment, write_results
 from lsexp.runs.claims import Claim, Record, acquire, describe
 from lsexp.runs.store import replace_file
 from lsexp.text import say
@@ -74,10 +71,14 @@ def execute(plan: Plan) -> dict[str, Any]:
             )
             if claim is not None:
                 _train(plan, claim, env)
-    except FileNotFoundError as error:
-        if folder.path.is_dir():
-            raise
-        raise UserError(f"{folder.path}: was removed meanwhile", exit_code=1) from error
+    except OSError as error:
+        if not folder.path.is_dir():
+            raise UserError(f"{folder.path}: was removed meanwhile", exit_code=1) from error
+        raise UserError(
+            f"{folder.path}: {error.strerror or error} ({error.filename}); once that is mended, "
+            f"the same command goes on",
+            exit_code=1,
+        ) from error
     return folder.metrics()
 
 
@@ -89,13 +90,13 @@ class _Recorder:
     """What the loop tells goes to the attempt folder, TensorBoard and the screen."""
 
     def __init__(
-        self, plan: Plan, claim: Claim, view: View, signals: list[str], env: Environment
+        self, plan: Plan, claim: Claim, view: View, signals: list[str], segments: list[Segment]
     ) -> None:
         self.plan = plan
         self.claim = claim
         self.view = view
         self.signals = signals
-        self.env = env
+        self.segments = segments
         self.history: list[EpochRow] = []
         self.tensorboard = None
         if plan.config.artifacts.tensorboard:
@@ -117,7 +118,7 @@ class _Recorder:
                     self.tensorboard.add_scalar(tag, values[name], row.step)
 
     def checkpoint(self, state: dict[str, Any]) -> None:
-        whole = pack({**state, "environment": self.env._asdict()})
+        whole = pack({**state, "identity": self.plan.identity, "segments": self.segments})
         replace_file(self.claim.attempt / "checkpoint.pt", whole)
         replace_file(self.claim.attempt / "history.csv", history_text(self.history))
 
@@ -140,15 +141,14 @@ def _train(plan: Plan, claim: Claim, env: Environment) -> None:
             f"{folder.path}: {error}; a lower optim.lr or a gradient clipped by optim.clip_norm "
             f"may help; retry_failed=true trains the same again"
         )
-        folder.fail(claim, failure(plan, error, step=error.step))
+        record = failure(plan, error, step=error.step)
+        folder.fail(claim, record, keep_checkpoint=False)  # it would diverge again
         raise UserError(message, exit_code=1) from error
-    except FileNotFoundError:
-        if claim.held():
-            claim.release()
-            raise
-        claim.stop_beat()  # our attempt was taken away by the process that took over
     except OSError as error:
+        gone = not claim.attempt.is_dir()
         claim.release()
+        if gone:  # taken away by a process that took over, or by a person
+            return
         raise UserError(
             f"{folder.path}: {error.strerror or error}; once that is mended, the same command "
             f"goes on from the last checkpoint",
@@ -158,10 +158,8 @@ def _train(plan: Plan, claim: Claim, env: Environment) -> None:
         claim.release()
         raise
     except Exception as error:
-        folder.fail(claim, failure(plan, error))
+        folder.fail(claim, failure(plan, error), keep_checkpoint=True)
         raise
-    if claim.lost:
-        shutil.rmtree(claim.attempt, ignore_errors=True)
     if signals:  # came while the run was ending: the words still stand
         signal.raise_signal(signal.Signals[signals[0]])
 
@@ -170,9 +168,10 @@ def _train_claimed(plan: Plan, claim: Claim, env: Environment, signals: list[str
     config, folder = plan.config, plan.folder
     train_images, val = plan.images("train"), plan.images("val")
     normalize = Normalize.fit(config.data.normalize, train_images.images_NHWC)
-    began = time.time()
 
     state, env = _state_to_resume(plan, claim, env)
+    if not claim.held():
+        return
     folder.forget_failure()
     member = plan.member(train_images, normalize)
     progress = Progress()
@@ -180,9 +179,11 @@ def _train_claimed(plan: Plan, claim: Claim, env: Environment, signals: list[str
         member.load(state["member"])
         progress = Progress.load(state["progress"])
         say(f"continuing {folder.path} from step {member.step}")
+    segments = [] if state is None else state["segments"]
+    segments = [*segments, segment(plan, env, member.step)]
 
     with View(config.train.steps, start=member.step) as view:
-        recorder = _Recorder(plan, claim, view, signals, env)
+        recorder = _Recorder(plan, claim, view, signals, segments)
         for row in progress.history:
             recorder.epoch(row)
         try:
@@ -204,7 +205,8 @@ def _train_claimed(plan: Plan, claim: Claim, env: Environment, signals: list[str
             f"lost: the same command goes on from there ({folder.path})",
             exit_code=1,
         )
-    write_results(plan, claim.attempt, member, normalize, val, progress, env, began)
+    images = {"train": train_images, "val": val, "test": plan.images("test")}
+    write_results(plan, claim.attempt, member, normalize, images, progress, segments)
     folder.publish(claim)
 
 
@@ -221,14 +223,16 @@ def _state_to_resume(
     for path in [] if resume == "restart" else folder.checkpoints():
         try:
             state = unpack(path.read_bytes())
-        except (OSError, ValueError, RuntimeError) as error:
+            if state["identity"] != plan.identity:
+                raise ValueError("of another run")
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
             say(f"{path}: damaged ({error}), ignored")
+            state = None
             continue
-        env = _keep_to(Environment(**state["environment"]), env, plan)
-        with contextlib.suppress(OSError):
-            os.link(path, claim.attempt / "checkpoint.pt")
-            history = Progress.load(state["progress"]).history
-            replace_file(claim.attempt / "history.csv", history_text(history))
+        env = _keep_to(Environment(**state["segments"][-1]["environment"]), env, plan)
+        replace_file(claim.attempt / "checkpoint.pt", path.read_bytes())
+        history = Progress.load(state["progress"]).history
+        replace_file(claim.attempt / "history.csv", history_text(history))
         break
     folder.remove_attempts(keep=claim.attempt)
     return state, env
@@ -263,6 +267,8 @@ def _signals() -> Iterator[list[str]]:
         caught.append(signal.Signals(number).name)
 
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # One that is ignored stays so: nohup, or a job in the background of a script.
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield caught

@@ -6,6 +6,7 @@ Nothing is written to the run's folder here.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 
@@ -18,8 +19,10 @@ from lsexp.data.batches import Images, Normalize
 from lsexp.errors import UserError
 from lsexp.losses import Targets, targets
 from lsexp.models import build_model
+from lsexp.runs import claims
+from lsexp.runs.claims import create_exclusively
 from lsexp.runs.identity import Science, run_name, science
-from lsexp.runs.store import RunFolder, replace_file, runs_folder
+from lsexp.runs.store import RunFolder, runs_folder
 from lsexp.text import duration
 from lsexp.training.checkpoint import unpack
 from lsexp.training.hardware import (
@@ -70,8 +73,13 @@ class Plan:
         return Member(self.config, train, normalize, shape, classes)
 
 
-def plan(config: TrainConfig, chosen: dict[str, str], command: list[str]) -> Plan:
+def plan(
+    config: TrainConfig, chosen: dict[str, str], command: list[str], *, remember: bool = True
+) -> Plan:
     """Load the data and resolve what the config leaves open.
+
+    Args:
+        remember: write down in runs_dir what `precision=auto` was found to mean.
 
     Raises:
         UserError: for anything that could not be trained.
@@ -92,7 +100,9 @@ def plan(config: TrainConfig, chosen: dict[str, str], command: list[str]) -> Pla
     _check_shift(config, dataset)
     _check_names(config, dataset)
     if config.precision == "auto":
-        config = replace(config, precision=_precision(config, dataset, splits, device))
+        config = replace(
+            config, precision=_precision(config, dataset, splits, device, remember=remember)
+        )
     identity = science(config, dataset.digest)
     name = run_name(config, dataset.name, identity)
     return Plan(
@@ -136,6 +146,9 @@ def describe_state(plan: Plan) -> str:
     failed = folder.failure()
     if failed is not None:
         return f"state    failed: {failed.get('error')}; retry_failed=true trains it again"
+    record = claims.owner(folder.path)
+    if record is not None and not record.get("released") and not claims.is_gone(record):
+        return f"state    being trained by {claims.describe(record)}"
     done = 0
     for path in folder.checkpoints():
         with contextlib.suppress(OSError, ValueError):
@@ -188,7 +201,9 @@ def _check_names(config: TrainConfig, dataset: Dataset) -> None:
     parameter_groups(model, config.optim)
 
 
-def _precision(config: TrainConfig, dataset: Dataset, splits: Splits, device: torch.device) -> str:
+def _precision(
+    config: TrainConfig, dataset: Dataset, splits: Splits, device: torch.device, *, remember: bool
+) -> str:
     """`auto` resolved by timing, once a network and class of machine, remembered in runs_dir.
 
     Remembered, because precision is part of a run's identity: a busy moment must not give the
@@ -197,22 +212,26 @@ def _precision(config: TrainConfig, dataset: Dataset, splits: Splits, device: to
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_class()
     shape = [config.train.batch_size, *dataset.image_shape, dataset.num_classes]
     key = json.dumps([where, asdict(config.model), shape], sort_keys=True)
-    path = runs_folder(config.runs_dir) / ".precision.json"
-    known: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = dict(json.loads(path.read_text()))
-    if known.get(key) not in ("fp32", "bf16"):
-        arrays = dataset.arrays
-        some = splits.train[: 4 * config.train.batch_size]
-        images = Images.on(device, arrays.train_images, arrays.train_labels, some)
-        normalize = Normalize.fit(config.data.normalize, images.images_NHWC)
+    name = hashlib.sha256(key.encode()).hexdigest()[:12]
+    path = runs_folder(config.runs_dir) / ".precision" / f"{name}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(path.read_text())["precision"]
+        if known in ("fp32", "bf16"):
+            return str(known)
+    arrays = dataset.arrays
+    some = splits.train[: 4 * config.train.batch_size]
+    images = Images.on(device, arrays.train_images, arrays.train_labels, some)
+    normalize = Normalize.fit(config.data.normalize, images.images_NHWC)
 
-        def build(precision: str) -> Member:
-            trial = replace(config, precision=precision)
-            return Member(trial, images, normalize, dataset.image_shape, dataset.num_classes)
+    def build(precision: str) -> Member:
+        trial = replace(config, precision=precision)
+        return Member(trial, images, normalize, dataset.image_shape, dataset.num_classes)
 
-        known[key] = choose_precision(build)
+    found = choose_precision(build)
+    if remember:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, json.dumps(known, indent=1))
-    return known[key]
+            # Where another process was first, its answer stands.
+            if not create_exclusively(path, {"precision": found, "of": key}):
+                found = json.loads(path.read_text())["precision"]
+    return found

@@ -7,7 +7,8 @@ import platform
 import subprocess
 import time
 import traceback
-from importlib.metadata import version
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,42 @@ from lsexp.training.history import history_text
 from lsexp.training.loop import Diverged, Progress
 from lsexp.training.member import Member
 
+Segment = dict[str, Any]
+"""What one process contributed to a run: environment, from_step, start, command, git."""
+
+
+def segment(plan: Plan, env: Environment, from_step: int) -> Segment:
+    """A segment that begins now."""
+    return {
+        "environment": env._asdict(),
+        "from_step": from_step,
+        "start": _iso(time.time()),
+        "command": plan.command,
+        "git": git_state(),
+    }
+
 
 def write_results(
     plan: Plan,
     attempt: Path,
     member: Member,
     normalize: Normalize,
-    val: Images,
+    images: dict[str, Images],
     progress: Progress,
-    env: Environment,
-    began: float,
+    segments: list[Segment],
 ) -> None:
-    """Everything that a finished run folder holds, metrics.json last."""
-    config, model, test = plan.config, member.model, plan.images("test")
-    clean = plan.images("train")
+    """Everything that a finished run folder holds, metrics.json last.
 
-    def logits(images: Images) -> np.ndarray:
-        found = logits_of(model, normalize, images)
+    Args:
+        images: of train, val (may be empty) and test.
+        segments: of every process that trained it.
+    """
+    model, (clean, val, test) = member.model, images.values()
+    threads = segments[-1]["environment"]["threads"]
+    config = replace(plan.config, threads=threads)  # those in effect
+
+    def logits(part: Images) -> np.ndarray:
+        found = logits_of(model, normalize, part)
         if not bool(found.isfinite().all()):
             raise Diverged(member.step, "an output of the trained network")
         return found.cpu().numpy()
@@ -52,9 +72,9 @@ def write_results(
     final: dict[str, dict[str, float]] = {}
     outputs = {"train.indices": torch.from_numpy(plan.splits.train)}
     which = {"val": plan.splits.val, "test": np.arange(len(test.labels_N))}
-    for split, images in (("val", val), ("test", test)):
-        if len(images.labels_N):
-            labels, found = images.labels_N.cpu(), logits(images)
+    for split in ("val", "test"):
+        if len(images[split].labels_N):
+            labels, found = images[split].labels_N.cpu(), logits(images[split])
             final[split] = scores(found, labels.numpy())
             outputs[f"{split}.logits"] = torch.from_numpy(found)
             outputs[f"{split}.labels"] = labels
@@ -89,7 +109,7 @@ def write_results(
         "config": {**plan.chosen, **{name: value for name, _, value in walk(config)}},
         "identity": plan.identity,
         "checksums": {name: sha256_of(attempt / name) for name in names},
-        "provenance": {**_provenance(plan, env), "start": _iso(began), "end": _iso(time.time())},
+        "provenance": _provenance(plan, segments),
     }
     replace_file(attempt / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
 
@@ -125,22 +145,32 @@ def failure(plan: Plan, error: Exception, **where: Any) -> dict[str, Any]:
     }
 
 
-def _provenance(plan: Plan, env: Environment) -> dict[str, Any]:
+def _provenance(plan: Plan, segments: list[Segment]) -> dict[str, Any]:
+    """Where the numbers come from; the environment is that of the last segment."""
     packages = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "lsexp")
     return {
-        **env._asdict(),
-        "git": git_state(),
+        **segments[-1]["environment"],
+        **{key: segments[-1][key] for key in ("command", "git")},
+        "start": segments[0]["start"],
+        "end": _iso(time.time()),
+        "segments": segments,
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages},
         "data": {
             "name": plan.dataset.name,
             "digest": plan.dataset.digest,
             "train_digest": plan.dataset.train_digest,
             "test_digest": plan.dataset.test_digest,
         },
-        "command": plan.command,
         **plan.chosen,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # installed in another way
+        return None
 
 
 def git_state() -> dict[str, Any] | None:

@@ -208,15 +208,15 @@ def _config(path: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], int]:
 
 def _living_owner(path: Path) -> dict[str, Any] | None:
     """The owner, unless it let go, is a process of this machine that is gone, or has not beaten
-    for long, by the clock of the file system."""
-    record = claims.owner(path)
-    if record is None or record.get("released") or claims.is_gone(record):
-        return None
+    for a minute by this machine's clock."""
     try:
+        record = claims.owner(path)
+        if record is None or record.get("released") or claims.is_gone(record):
+            return None
         beat = (claims.attempt_folder(path, record["nonce"]) / "beat").stat().st_mtime
     except OSError:
         return None
-    return record if time.time() - beat < 60 or "machine" not in record else None
+    return record if time.time() - beat < 60 else None
 
 
 def _select(entries: list[Entry], words: list[str]) -> list[Entry]:

@@ -123,12 +123,13 @@ class Claim:
                 # Not created: where the attempt was removed, the run was taken over.
                 with (self.attempt / "beat").open("r+") as file:
                     file.write(str(count))
+                if not self.held():
+                    return
             except FileNotFoundError:
                 self._lost = True
+                return
             except OSError:
                 continue  # a full disk or a network that comes back
-            if not self.held():
-                return
 
 
 def acquire(
@@ -160,10 +161,14 @@ def acquire(
             name = "claim.json" if before is None else f"claim-after-{before}.json"
             if create_exclusively(folder / name, record) and _owns(folder, record):
                 claim = Claim(folder, record)
-                _show(folder, record)
-                # The run may have ended, and its claims been cleared, since we looked.
-                if not over():
-                    return claim
+                try:
+                    _show(folder, record)
+                    # The run may have ended, and its claims been cleared, since we looked.
+                    if not over():
+                        return claim
+                except BaseException:
+                    claim.release()
+                    raise
                 claim.stop_beat()
                 shutil.rmtree(claim.attempt, ignore_errors=True)
                 clear(folder)
@@ -220,13 +225,11 @@ def _show(folder: Path, record: Record) -> None:
 def _read(path: Path) -> Record | None:
     """None where there is no such claim; a damaged one can be succeeded like any other."""
     try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return None
-    try:
-        record = json.loads(text)
+        record = json.loads(path.read_text())
         if isinstance(record["nonce"], str):
             return record
+    except FileNotFoundError:
+        return None
     except (ValueError, KeyError, TypeError):
         pass
     return {"nonce": f"damaged-{path.stem}"}
@@ -255,7 +258,10 @@ def _machine() -> str:
 
 def _process_start(pid: int) -> str | None:
     """When a process started, in the kernel's ticks; None if it is gone, "" if unknown here."""
-    if not Path("/proc/self/stat").exists():
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if after_name[0] in "ZX" else after_name[19]
+    except (OSError, IndexError):  # no /proc here, or another user's process is hidden
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -263,11 +269,6 @@ def _process_start(pid: int) -> str | None:
         except OSError:
             pass
         return ""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if after_name[0] in "ZX" else after_name[19]
 
 
 def is_gone(record: Record) -> bool:
@@ -275,4 +276,4 @@ def is_gone(record: Record) -> bool:
     if record.get("machine") != _machine():
         return False
     start = _process_start(record["pid"])
-    return start is None or start != record.get("process_start")
+    return start is None or (start != "" and start != record.get("process_start"))

@@ -136,6 +136,13 @@ def _files(entry: Entry) -> list[Any]:
     return sorted(path for path in entry.path.rglob("*") if path.is_file())
 
 
+def _agreed(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
     if not words:
         raise UserError("lsexp runs rm: needs names or key=value; `lsexp runs` lists the runs")
@@ -155,7 +162,7 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
     if not yes:
         if not sys.stdin.isatty():
             raise UserError(f"{question} not without --yes where nobody can answer")
-        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        if not _agreed(question):
             print("nothing was removed")
             return 1
     folder = runs_folder(runs_dir)
@@ -163,7 +170,10 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
         if read_run(entry.path).status == "running":  # begun since we asked
             raise UserError(f"{entry.name}: is being trained; stop that first", exit_code=1)
         # Out of sight at once; what a kill leaves of it goes with the next removal.
-        entry.path.rename(folder / f".removing-{secrets.token_hex(4)}")
+        try:
+            entry.path.rename(folder / f".removing-{secrets.token_hex(4)}")
+        except OSError as error:
+            raise UserError(f"{entry.path}: {error.strerror}", exit_code=1) from error
     for path in folder.glob(".removing-*"):
         shutil.rmtree(path, ignore_errors=True)
     print(f"removed {len(entries)} runs")

@@ -23,6 +23,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from dataclasses import asdict
@@ -36,13 +37,16 @@ from lsexp.errors import UserError
 from lsexp.runs import claims
 from lsexp.runs.claims import Claim
 from lsexp.runs.identity import Science, compare
+from lsexp.text import user_path
 
 PUBLISHING = "publishing"
+SCRATCH = re.compile(r"\.(claim.*|config\.yaml|failure\.json)-[0-9a-f]+")
+"""What a process that was killed while it wrote may leave at the top of a run folder."""
 
 
 def runs_folder(runs_dir: str | None) -> Path:
     """`runs_dir`, else $LSEXP_RUNS_DIR, else runs/ in the working folder."""
-    return Path(runs_dir or os.environ.get("LSEXP_RUNS_DIR") or "runs").expanduser()
+    return user_path("runs_dir", runs_dir or os.environ.get("LSEXP_RUNS_DIR") or "runs")
 
 
 class RunFolder:
@@ -95,18 +99,24 @@ class RunFolder:
         """Delete attempts other than `keep`; their processes, if any, notice and stop."""
         for path in self.path.glob("attempt-*"):
             if path != keep:
-                shutil.rmtree(path, ignore_errors=True)
+                self.remove(path)
+
+    def remove(self, attempt: Path) -> None:
+        """Delete an attempt: out of sight whole, so that no half of it can be published."""
+        with contextlib.suppress(OSError):
+            attempt.rename(self.path / f".removed-{secrets.token_hex(4)}")
+        for path in self.path.glob(".removed-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def publish(self, claim: Claim) -> bool:
         """Make a complete attempt the run's result.
 
         Returns:
-            False where the claim was lost or another attempt got there first; the attempt is
-            deleted then.
+            False where the claim was lost or another attempt got there first.
         """
-        claim.stop_beat()
         for path in claim.attempt.rglob("*"):
             _fsync(path)
+        claim.stop_beat()
         published = False
         if claim.held():
             try:
@@ -117,23 +127,24 @@ class RunFolder:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                     raise
         self.settle()
-        shutil.rmtree(claim.attempt, ignore_errors=True)
         return published
 
-    def fail(self, claim: Claim, failure: dict[str, Any]) -> None:
-        """Record that the run failed, unless another process owns it now."""
-        claim.stop_beat()
+    def fail(self, claim: Claim, failure: dict[str, Any], *, keep_checkpoint: bool) -> None:
+        """Record that the run failed, unless another process owns it now, and let go of it.
+
+        The history so far is kept; with `keep_checkpoint`, another try goes on from there.
+        """
         if claim.held():
             with contextlib.suppress(FileNotFoundError):
-                (claim.attempt / "history.csv").replace(self.path / "history.csv")
+                shutil.copyfile(claim.attempt / "history.csv", self.path / "history.csv")
             replace_file(self.path / "failure.json", json.dumps(failure, indent=1))
-            claims.clear(self.path)
-        shutil.rmtree(claim.attempt, ignore_errors=True)
+        if not keep_checkpoint:
+            self.remove(claim.attempt)
+        claim.release()
 
     def forget_failure(self) -> None:
         """Make room for another try; by the owner only."""
-        for name in ("failure.json", "history.csv"):
-            (self.path / name).unlink(missing_ok=True)
+        (self.path / "failure.json").unlink(missing_ok=True)
 
     def settle(self) -> None:
         """Carry a begun publishing through, and clear what a finished run does not need.
@@ -153,10 +164,14 @@ class RunFolder:
             os.close(top)
         if (self.path / "metrics.json").exists():
             self.remove_attempts()
-            claims.clear(self.path)
-            (self.path / "failure.json").unlink(missing_ok=True)
-            for scratch in self.path.glob(".*"):  # of processes killed while they wrote
-                scratch.unlink(missing_ok=True)
+            with contextlib.suppress(
+                OSError
+            ):  # a read-only folder, say: it is finished all the same
+                claims.clear(self.path)
+                (self.path / "failure.json").unlink(missing_ok=True)
+                for path in self.path.glob(".*"):
+                    if SCRATCH.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
 
     def _move_up(self, top: int) -> None:
         source = os.open(self.path / PUBLISHING, os.O_RDONLY | os.O_DIRECTORY)

@@ -82,7 +82,9 @@ class Member:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.masks.set_state(state["masks"])
+        # The generators of a CPU and a GPU differ: after a move, dropout draws anew.
+        if state["masks"].shape == self.masks.get_state().shape:
+            self.masks.set_state(state["masks"])
         self.since_reset = len(state["losses"])
         self.losses_S[: self.since_reset] = state["losses"].to(self.device)
         self.correct.fill_(state["correct"])

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from lsexp.errors import UserError
 from lsexp.runs import claims
-from lsexp.runs.claims import Claim, Watch, acquire, create_exclusively, owner
+from lsexp.runs.claims import Watch, acquire, create_exclusively, owner
 
 NEVER_OVER = {"environment": {}, "over": lambda: False}
 
@@ -162,9 +163,9 @@ def test_a_sleeper_that_shows_its_old_claim_late_changes_nothing(tmp_path):
     heir.stop_beat()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"nonce": 3}', "null"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"nonce": 3}', b"null", b"\xff\xfe"])
 def test_a_damaged_claim_is_taken_over_after_the_timeout(tmp_path, content):
-    (tmp_path / "claim.json").write_text(content)
+    (tmp_path / "claim.json").write_bytes(content)
     with pytest.raises(TimeoutError):
         take(tmp_path, timeout=5)
     for _ in range(2):  # also where the successor's claim is damaged in turn
@@ -172,7 +173,46 @@ def test_a_damaged_claim_is_taken_over_after_the_timeout(tmp_path, content):
         assert claim.held()
         claim.stop_beat()
         for path in tmp_path.glob("claim*.json"):
-            path.write_text(content)
+            path.write_bytes(content)
+
+
+def test_an_owner_that_cannot_be_looked_up_for_once_goes_on_beating(tmp_path, monkeypatch):
+    claim = take(tmp_path)
+    answers = iter([OSError(116, "Stale file handle")] * 3)
+
+    def stale(folder):
+        for error in answers:
+            raise error
+        return owner(folder)
+
+    monkeypatch.setattr(claims, "owner", stale)
+    time.sleep(0.3)
+    before = (claim.attempt / "beat").read_text()
+    time.sleep(0.3)
+    assert (claim.attempt / "beat").read_text() != before
+    claim.stop_beat()
+
+
+def test_a_claim_is_let_go_where_the_run_turns_out_to_have_failed(tmp_path):
+    answers = iter([False])
+
+    def over():
+        for answer in answers:
+            return answer
+        raise UserError("failed before")
+
+    with pytest.raises(UserError, match="failed before"):
+        take(tmp_path, over=over)
+    assert owner(tmp_path)["released"]
+    assert not any(thread.name == "lsexp-claim" for thread in threading.enumerate())
+
+
+def test_a_living_process_of_another_user_that_proc_hides_is_alive(tmp_path, monkeypatch):
+    record = claims._new_record({})
+    monkeypatch.setattr(claims.Path, "read_text", lambda path: (_ for _ in ()).throw(OSError(2)))
+    assert claims._process_start(os.getpid()) == ""
+    monkeypatch.undo()
+    assert not claims.is_gone(record)
 
 
 def test_many_processes_at_once_get_one_claim(tmp_path):
@@ -233,4 +273,3 @@ def test_release_after_a_takeover_does_not_touch_the_heir(tmp_path):
     create_exclusively(tmp_path / f"claim-after-{first.record['nonce']}.json", heir)
     first.release()
     assert owner(tmp_path)["nonce"] == "b" * 16
-    assert isinstance(first, Claim)

@@ -67,7 +67,7 @@ def test_an_owner_that_was_taken_over_does_not_publish(folder):
     claims.create_exclusively(folder.path / f"claim-after-{claim.record['nonce']}.json", heir)
     assert not folder.publish(claim)
     assert not folder.finished()
-    assert not claim.attempt.exists()
+    assert claim.attempt.exists()  # until the heir has what it needs of it
 
 
 def test_an_owner_whose_attempt_was_taken_away_does_not_publish(folder):
@@ -112,12 +112,16 @@ def test_a_sleeping_publisher_cannot_move_the_files_of_a_later_one(folder, monke
     assert names(folder) == ["metrics.json", "model.safetensors"]
 
 
-def test_a_failure_is_kept_with_its_history_until_it_is_forgotten(folder):
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_failure_is_kept_with_its_history_until_it_is_forgotten(folder, keep):
     claim = claim_of(folder)
     (claim.attempt / "history.csv").write_text("epoch\n")
-    folder.fail(claim, {"error": "why"})
+    (claim.attempt / "checkpoint.pt").write_text("kept")
+    folder.fail(claim, {"error": "why"}, keep_checkpoint=keep)
     assert folder.failure() == {"error": "why"}
-    assert names(folder) == ["failure.json", "history.csv"]
+    assert (folder.path / "history.csv").read_text() == "epoch\n"
+    assert len(folder.checkpoints()) == keep
+    assert claims.owner(folder.path)["released"]
     folder.forget_failure()
     assert folder.failure() is None
 
@@ -126,8 +130,56 @@ def test_a_failure_of_one_that_was_taken_over_is_not_recorded(folder):
     claim = claim_of(folder)
     heir = {"nonce": "b" * 16, "machine": "elsewhere"}
     claims.create_exclusively(folder.path / f"claim-after-{claim.record['nonce']}.json", heir)
-    folder.fail(claim, {"error": "why"})
+    folder.fail(claim, {"error": "why"}, keep_checkpoint=False)
     assert folder.failure() is None
+    assert claims.owner(folder.path)["nonce"] == "b" * 16
+
+
+def test_a_failure_that_comes_late_does_not_take_the_run_from_its_heir(folder, monkeypatch):
+    """A finds its claim held and sleeps; B takes over; A writes its failure; B goes on."""
+    claim = claim_of(folder)
+    heir = {"nonce": "b" * 16, "machine": "elsewhere"}
+    held = claim.held
+
+    def sleep_after_looking():
+        answer = held()
+        path = folder.path / f"claim-after-{claim.record['nonce']}.json"
+        claims.create_exclusively(path, heir)
+        return answer
+
+    monkeypatch.setattr(claim, "held", sleep_after_looking)
+    folder.fail(claim, {"error": "why"}, keep_checkpoint=True)
+    assert claims.owner(folder.path)["nonce"] == "b" * 16
+
+
+def test_an_attempt_is_published_whole_or_removed_whole(folder, monkeypatch):
+    """The heir removes an attempt in the moment in which its owner publishes it."""
+    claim = claim_of(folder)
+    complete(claim)
+    other = RunFolder(folder.path)
+    rename = Path.rename
+
+    def removed_just_before(path, target):
+        if path == claim.attempt and Path(target).name == "publishing":
+            monkeypatch.setattr(Path, "rename", rename)
+            other.remove_attempts()
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", removed_just_before)
+    assert not folder.publish(claim)
+    assert not folder.finished()
+    assert [n for n in names(folder) if not n.startswith("claim")] == []
+
+
+def test_what_people_put_into_a_finished_run_stays(folder):
+    claim = claim_of(folder)
+    complete(claim)
+    folder.publish(claim)
+    (folder.path / ".ipynb_checkpoints").mkdir()
+    (folder.path / ".note").write_text("mine")
+    (folder.path / ".claim-0123456789abcdef").write_text("of a killed process")
+    assert folder.finished()
+    assert names(folder) == [".ipynb_checkpoints", ".note", "metrics.json", "model.safetensors"]
 
 
 def test_the_folder_of_another_experiment_is_refused(tmp_path):
@@ -200,4 +252,3 @@ def test_a_process_killed_while_it_writes_leaves_nothing_behind_in_a_finished_ru
     complete(claim)
     folder.publish(claim)
     assert names(folder) == ["metrics.json", "model.safetensors"]
-    assert isinstance(folder.path, Path)
