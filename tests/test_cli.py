@@ -518,3 +518,21 @@ def test_folders_of_any_name(capsys, tmp_path, folder):
 def test_the_home_folder_is_known_by_its_sign(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert run(capsys, "train", *SMOKE, "runs_dir=~/mine")[1][-1].startswith(f"{tmp_path}/mine/")
+
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line.partition("#")[0].strip()
+        for line in README.read_text().splitlines()
+        if line.startswith("    lsexp train ")
+    ],
+)
+def test_the_commands_of_the_readme_are_understood(capsys, line):
+    words = [word for word in line.split()[1:] if word not in ("-m", "--dry-run")]
+    words = [word.partition(",")[0] for word in words]  # of a multirun, the first
+    code, _, err = run(capsys, *words, "--cfg", "job")
+    assert code == 0, err
