@@ -42,7 +42,7 @@ def lsexp(*words: str, cwd: Path, env: dict[str, str] | None = None, start: bool
 
 def until_it_saves(runs_dir: Path, process: Any) -> None:
     """Wait until the run that `process` trains has a checkpoint."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not list(runs_dir.glob("*/attempt-*/checkpoint.pt")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

@@ -142,8 +142,8 @@ def test_signals_stop_within_seconds_and_nothing_is_lost(tmp_path, number):
     until_it_saves(tmp_path / "runs", process)
     start = time.monotonic()
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert time.monotonic() - start < 20
+    _, said = process.communicate(timeout=120)
+    assert time.monotonic() - start < 60
     assert process.returncode == 1
     assert f"stopped by {number.name} at step" in said
     assert "Traceback" not in said
