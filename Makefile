@@ -6,13 +6,15 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
-	@echo 'lsexp train loss.eps=0.1'
+	@echo '$(BIN)/lsexp train loss.eps=0.1    (a small network on embedded digits, labels smoothed by 0.1)'
 	@$(BIN)/lsexp train loss.eps=0.1
 	@echo
-	@echo 'Made the run folder above: metrics.json, history.csv, weights, logits. Try next:'
-	@echo '  $(BIN)/lsexp train loss.eps=0                          hard labels, the same draws'
-	@echo '  $(BIN)/lsexp train recipe=mnist_mlp budget=cpu loss.eps=0.1'
-	@echo '  $(BIN)/lsexp train --help'
+	@echo 'The folder above holds metrics.json, history.csv, weights and logits. Try next'
+	@echo '(`. $(BIN)/activate` puts lsexp on your PATH):'
+	@echo '  $(BIN)/lsexp train loss.eps=0            hard labels, the same draws: compare the ECE'
+	@echo '  $(BIN)/lsexp runs                        a table of what is trained'
+	@echo '  $(BIN)/lsexp plot curves                 loss and accuracy over training'
+	@echo '  $(BIN)/lsexp train recipe=mnist_mlp      MNIST, downloaded the first time'
 
 test: .venv/.installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile

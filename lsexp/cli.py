@@ -46,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"lsexp: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"lsexp: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("lsexp: interrupted", file=sys.stderr)
         return 1
@@ -92,6 +95,8 @@ def _train(words: list[str]) -> int:
                 print(plan.describe(run), plan.describe_state(run), sep="\n")
                 continue
             say(plan.describe(run))
+            if run.folder.finished():
+                say("finished before: not trained again")
             metrics = local.execute(run)
         except local.Stopped:
             raise
@@ -101,11 +106,18 @@ def _train(words: list[str]) -> int:
             say(f"lsexp: {error}")  # the others of a multirun go on
             failed.append(error)
             continue
-        print(results.summary(metrics))
-        print(run.folder.path)
+        _tell(f"{results.summary(metrics)}\n{run.folder.path}")
     if failed:
         raise UserError(f"{len(failed)} of {len(configs)} runs failed, see above", exit_code=1)
     return 0
+
+
+def _tell(text: str) -> None:
+    """Print a run's result; a reader who left (`| head`) does not stop the runs to come."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _runs(words: list[str]) -> int:

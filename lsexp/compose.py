@@ -153,6 +153,12 @@ def _check_words(words: list[str]) -> tuple[list[str], list[str]]:
         raise UserError("train.epochs: says the same as train.steps; give one of the two")
     if "train.steps" in typed:
         overrides.append("train.epochs=null")  # what is typed wins over a recipe's epochs
+    names = [word.partition("=")[0] for word in overrides]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{twice[0]}: is given twice")
+    if "--resolve" in flags and "--cfg" not in flags:
+        raise UserError("--resolve: goes with --cfg job")
     if "--cfg" in flags and {"-m", "--multirun"} & set(flags):
         raise UserError("--cfg: shows one config; leave -m out")
     return flags, [_for_hydra(word) for word in overrides]
@@ -234,7 +240,7 @@ def _hydra(primary: str, flags: list[str], overrides: list[str]) -> list[tuple[A
         for config, choices in collected:
             _check_budget(config, choices)
         return [(OmegaConf.to_object(config), choices) for config, choices in collected]
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise _reworded(error) from error
     finally:
         sys.argv = before_argv

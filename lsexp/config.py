@@ -101,7 +101,7 @@ class ModelConfig:
 @dataclass
 class MLPConfig(ModelConfig):
     widths: list[int] = key(
-        [1200, 1200], "hidden layers' widths; ReLU after each", at_least=1, at_most=65536
+        [1200, 1200], "hidden layers' widths; ReLU after each", at_least=1, at_most=16384
     )
     dropout: float = key(
         0.0, "probability of dropping a hidden activation in training", at_least=0, below=1
@@ -202,7 +202,9 @@ class TrainConfig:
         choices=("auto", "fp32", "bf16"),
     )
     device: str = key("auto", "auto, cpu, cuda", choices=("auto", "cpu", "cuda"), aside=True)
-    threads: int | None = key(None, "CPU threads; null: one per core", at_least=1, aside=True)
+    threads: int | None = key(
+        None, "CPU threads; null: one per core", at_least=1, at_most=1024, aside=True
+    )
     data_dir: str | None = key(
         None, "data sets; default $LSEXP_DATA_DIR, else the user's cache folder", aside=True
     )
@@ -255,7 +257,7 @@ def check(config: TrainConfig) -> None:
         for one in values if isinstance(values, list) else [values]:
             if one is not None and not _fits(one, item):
                 finite = not isinstance(one, float) or math.isfinite(one)
-                rule = allowed(item) if finite else f"finite, {allowed(item)}"
+                rule = (allowed(item) or "a plain value") if finite else f"finite, {allowed(item)}"
                 raise UserError(f"{name}={one}: must be {rule}; `lsexp train --help`")
     optim = config.optim
     if optim.nesterov and (optim.momentum == 0 or optim.dampening != 0):
@@ -279,6 +281,8 @@ def check(config: TrainConfig) -> None:
 
 
 def _fits(value: Any, item: dataclasses.Field) -> bool:
+    if isinstance(value, list | dict):  # within a list or table: lists do not nest here
+        return False
     if item.metadata["choices"]:
         return value in item.metadata["choices"]
     if isinstance(value, float) and not math.isfinite(value):

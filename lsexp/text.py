@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -23,8 +24,14 @@ def user_path(key: str, text: str) -> Path:
 
 
 def say(message: str) -> None:
-    """One line for people, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """One line for people, on stderr; where nobody listens any more, that is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+
+
+def plural(count: int, what: str) -> str:
+    """`"1 run"`, `"2 runs"`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -441,6 +441,11 @@ WRONG = {
     "train train.batch_size=1000000000000": ["train.batch_size=1000000000000: must be at least 1"],
     "train claim_timeout=0.3": ["claim_timeout=0.3: must be at least 5"],
     "train runs_dir=~nobody-of-that-name/x": ["runs_dir='~nobody-of-that-name/x'"],
+    "train seed=1 seed=2": ["seed: is given twice"],
+    "train --resolve": ["--resolve: goes with --cfg job"],
+    "train model.widths=[[1]]": ["model.widths=[1]: must be at least 1"],
+    "train optim.decay=[[a]]": ["optim.decay=['a']: must be a plain value"],
+    "train threads=100000": ["threads=100000: must be at least 1 and at most 1024"],
     "train --cfg job -m seed=0,1": ["--cfg: shows one config"],
     "train -m loss.eps=0,1.5": ["loss.eps=1.5: must be at least 0 and below 1"],
     "train precision=fp16": ["precision=fp16: must be auto or fp32 or bf16"],
@@ -536,3 +541,15 @@ def test_the_commands_of_the_readme_are_understood(capsys, line):
     words = [word.partition(",")[0] for word in words]  # of a multirun, the first
     code, _, err = run(capsys, *words, "--cfg", "job")
     assert code == 0, err
+
+
+def test_a_reader_that_leaves_does_not_stop_the_runs_to_come(tmp_path):
+    words = " ".join([*SMOKE, "-m", "seed=0,1,2"])
+    command = f"{sys.executable} -m lsexp.cli train {words} 2>/dev/null | head -n 1"
+    subprocess.run(command, shell=True, capture_output=True, cwd=tmp_path, check=True)
+    assert len(list((tmp_path / "runs").glob("*/metrics.json"))) == 3
+
+
+def test_a_finished_run_is_said_to_be_so(capsys):
+    assert "finished before" not in run(capsys, "train", *SMOKE)[2]
+    assert "finished before: not trained again" in run(capsys, "train", *SMOKE)[2]

@@ -71,8 +71,9 @@ def read_runs(runs_dir: str | None, words: list[str] | None = None) -> list[Entr
     """
     folder = runs_folder(runs_dir)
     if not folder.is_dir():
+        what = "is a file" if folder.exists() else "no such folder"
         raise UserError(
-            f"runs_dir={folder}: no such folder; `lsexp train` makes it, runs_dir= or "
+            f"runs_dir={folder}: {what}; `lsexp train` makes it, runs_dir= or "
             f"LSEXP_RUNS_DIR names another",
             exit_code=1,
         )
@@ -221,6 +222,13 @@ def _living_owner(path: Path) -> dict[str, Any] | None:
 
 def _select(entries: list[Entry], words: list[str]) -> list[Entry]:
     prefixes = [word for word in words if "=" not in word]
+    for prefix in prefixes:
+        if not Path(prefix).name:
+            raise UserError(f"{prefix!r}: an empty name; `lsexp runs` lists the runs")
+        if Path(prefix).parent != Path() and entries:
+            folder, given = entries[0].path.parent.resolve(), Path(prefix).parent.resolve()
+            if folder != given:
+                raise UserError(f"{prefix}: is not in {folder}; runs_dir={given} names its folder")
     if prefixes:
         for prefix in prefixes:
             if not any(_begins(entry, prefix) for entry in entries):
@@ -239,6 +247,10 @@ def _check_filter(entries: list[Entry], name: str, word: str) -> None:
     known = {"status", *SHORT, *(key for entry in entries for key in entry.config)}
     if entries and name not in known:
         raise unknown(word, "key to select by", sorted(known), "lsexp train --help")
+    if name == "status":
+        for one in word.partition("=")[2].split(","):
+            if one not in STATUSES:
+                raise UserError(f"status={one}: must be one of {', '.join(STATUSES)}")
 
 
 def _begins(entry: Entry, prefix: str) -> bool:

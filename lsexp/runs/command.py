@@ -12,7 +12,7 @@ from lsexp.errors import UserError, unknown
 from lsexp.runs import claims
 from lsexp.runs.catalog import STATUSES, Entry, as_json, flatten, read_run, read_runs
 from lsexp.runs.store import runs_folder
-from lsexp.text import size, table
+from lsexp.text import plural, size, table
 
 HELP = f"""\
 lsexp runs [show|rm] [NAME ...] [key=value ...]: what has been trained
@@ -65,7 +65,7 @@ def _list(runs_dir: str | None, words: list[str], *, as_text: bool) -> int:
     by_status = [(s, sum(e.status == s for e in entries)) for s in STATUSES]
     counts = ", ".join(f"{count} {status}" for status, count in by_status if count)
     where = runs_folder(runs_dir)
-    print(f"{len(entries)} runs{f' ({counts})' if counts else ''}, {total}, in {where}")
+    print(f"{plural(len(entries), 'run')}{f' ({counts})' if counts else ''}, {total}, in {where}")
     return 0
 
 
@@ -147,6 +147,12 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
     if not words:
         raise UserError("lsexp runs rm: needs names or key=value; `lsexp runs` lists the runs")
     entries = read_runs(runs_dir, words)
+    for word in words:  # a name takes one run; many go by key=value
+        fitting = read_runs(runs_dir, [word]) if "=" not in word else []
+        if len(fitting) > 1 and not any(entry.name == word for entry in fitting):
+            raise UserError(
+                f"{word}: fits {len(fitting)} runs; rm takes names that fit one, or key=value"
+            )
     running = [entry for entry in entries if entry.status == "running"]
     if running:
         raise UserError(
@@ -158,10 +164,12 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
         print("no run fits; nothing was removed")
         return 0
     print(table([_row(entry) for entry in entries], left=4))
-    question = f"remove {len(entries)} runs, {size(sum(entry.bytes for entry in entries))}?"
+    question = (
+        f"remove {plural(len(entries), 'run')}, {size(sum(entry.bytes for entry in entries))}?"
+    )
     if not yes:
         if not sys.stdin.isatty():
-            raise UserError(f"{question} not without --yes where nobody can answer")
+            raise UserError(f"{question} nobody can answer here; --yes does it without asking")
         if not _agreed(question):
             print("nothing was removed")
             return 1
@@ -176,5 +184,5 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
             raise UserError(f"{entry.path}: {error.strerror}", exit_code=1) from error
     for path in folder.glob(".removing-*"):
         shutil.rmtree(path, ignore_errors=True)
-    print(f"removed {len(entries)} runs")
+    print(f"removed {plural(len(entries), 'run')}")
     return 0

@@ -139,7 +139,7 @@ def test_rm_needs_an_answer_and_removes_what_was_shown(capsys, runs, monkeypatch
     assert sorted(runs.iterdir()) == before
     monkeypatch.setattr("builtins.input", lambda question: "y")
     code, out, _ = run(capsys, "rm", "status=failed", f"runs_dir={runs}")
-    assert (code, out[-1]) == (0, "removed 1 runs")
+    assert (code, out[-1]) == (0, "removed 1 run")
     assert len(list(runs.iterdir())) == 4
     code, out, _ = run(capsys, "rm", "loss.eps=0.1", "seed=1", "--yes", f"runs_dir={runs}")
     assert code == 0
@@ -204,6 +204,11 @@ def test_what_is_no_run_is_passed_over(capsys, runs):
         (["show"], ["needs the beginning of a run's name"]),
         (["show", "digits"], ["digits: fits 5 runs", "show takes one"]),
         (["rm"], ["needs names or key=value"]),
+        (["rm", "", "--yes"], ["'': an empty name"]),
+        (["rm", "/", "--yes"], ["'/': an empty name"]),
+        (["rm", "digits", "--yes"], ["digits: fits 5 runs", "rm takes names that fit one"]),
+        (["rm", "/elsewhere/digits", "--yes"], ["is not in", "runs_dir=/elsewhere"]),
+        (["status=fail"], ["status=fail: must be one of finished, stale"]),
         (["--jsn"], ["no such flag of list", "--json"]),
         (["show", "--yes"], ["no such flag of show"]),
     ],
@@ -215,6 +220,7 @@ def test_wrong_words(capsys, runs, words, parts):
     assert len(err.splitlines()) == 1
     for part in parts:
         assert part in err
+    assert len(read_runs(str(runs))) == 5
 
 
 def test_no_folder_of_runs(capsys, tmp_path):
