@@ -553,3 +553,17 @@ def test_a_reader_that_leaves_does_not_stop_the_runs_to_come(tmp_path):
 def test_a_finished_run_is_said_to_be_so(capsys):
     assert "finished before" not in run(capsys, "train", *SMOKE)[2]
     assert "finished before: not trained again" in run(capsys, "train", *SMOKE)[2]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "outputs.safetensors", "history.csv"])
+def test_a_finished_run_with_a_damaged_file_is_not_shown_as_whole(capsys, tmp_path, name):
+    file = tmp_path / run(capsys, "train", *SMOKE)[1][-1] / name
+    content = file.read_bytes()
+    for damage in (content + b"x", b"", None):
+        file.unlink() if damage is None else file.write_bytes(damage)
+        code, out, err = run(capsys, "train", *SMOKE)
+        assert (code, out) == (1, [])
+        what = "missing" if damage is None else "changed since it was published"
+        assert f"{name}: {what}" in err.splitlines()[-1]
+    file.write_bytes(content)
+    assert run(capsys, "train", *SMOKE)[0] == 0

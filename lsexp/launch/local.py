@@ -79,7 +79,7 @@ def execute(plan: Plan) -> dict[str, Any]:
             f"the same command goes on",
             exit_code=1,
         ) from error
-    return folder.metrics()
+    return folder.verified_metrics()
 
 
 class Stopped(UserError):

@@ -63,6 +63,24 @@ class RunFolder:
     def metrics(self) -> dict[str, Any]:
         return self._json("metrics.json")
 
+    def verified_metrics(self) -> dict[str, Any]:
+        """The metrics of a finished run whose files are as they were published.
+
+        Raises:
+            UserError: naming the file that is missing or changed.
+        """
+        metrics = self.metrics()
+        for name, checksum in metrics.get("checksums", {}).items():
+            path = self.path / name
+            if not path.is_file() or sha256_of(path) != checksum:
+                what = "changed since it was published" if path.exists() else "missing"
+                raise UserError(
+                    f"{path}: {what}; `lsexp runs rm {self.path.name}` removes the run, and it is "
+                    f"trained again",
+                    exit_code=1,
+                )
+        return metrics
+
     def failure(self) -> dict[str, Any] | None:
         """What failure.json says, None without one."""
         return self._json("failure.json") if (self.path / "failure.json").exists() else None
