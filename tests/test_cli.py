@@ -315,6 +315,9 @@ def test_precision_is_timed_once_for_a_folder_and_not_written_by_a_dry_run(
     assert names(tmp_path) == set()
     assert run(capsys, *words)[1][-1] == run(capsys, *words)[1][-1]
     assert len(asked) == 2
+    (remembered,) = (tmp_path / "runs" / ".precision").iterdir()
+    remembered.write_text("{")
+    assert run(capsys, *words)[0] == 0
 
 
 def test_a_failed_run_does_not_stop_the_others_of_a_multirun(capsys):

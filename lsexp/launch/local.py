@@ -234,7 +234,8 @@ def _state_to_resume(
         history = Progress.load(state["progress"]).history
         replace_file(claim.attempt / "history.csv", history_text(history))
         break
-    folder.remove_attempts(keep=claim.attempt)
+    if claim.held():  # else it may be our heir's
+        folder.remove_attempts(keep=claim.attempt)
     return state, env
 
 

@@ -229,7 +229,7 @@ def _precision(
 
     found = choose_precision(build)
     if remember:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Where another process was first, its answer stands.
             if not create_exclusively(path, {"precision": found, "of": key}):

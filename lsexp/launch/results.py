@@ -58,7 +58,8 @@ def write_results(
         images: of train, val (may be empty) and test.
         segments: of every process that trained it.
     """
-    model, (clean, val, test) = member.model, images.values()
+    model = member.model
+    clean, val, test = (images[split] for split in ("train", "val", "test"))
     threads = segments[-1]["environment"]["threads"]
     config = replace(plan.config, threads=threads)  # those in effect
 

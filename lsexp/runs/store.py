@@ -182,9 +182,8 @@ class RunFolder:
             os.close(top)
         if (self.path / "metrics.json").exists():
             self.remove_attempts()
-            with contextlib.suppress(
-                OSError
-            ):  # a read-only folder, say: it is finished all the same
+            # Where the folder is read-only, it is finished all the same.
+            with contextlib.suppress(OSError):
                 claims.clear(self.path)
                 (self.path / "failure.json").unlink(missing_ok=True)
                 for path in self.path.glob(".*"):
