@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lsexp import compose
 from lsexp.config import MODELS, TrainConfig, walk
-from lsexp.data.sources import SOURCES
+from lsexp.data.sources import OWN, SOURCES
 from lsexp.errors import UserError
 from lsexp.figures import FORMATS
 from lsexp.runs.catalog import STATUSES
@@ -102,7 +102,8 @@ def _plot(words: list[str], current: str) -> list[str]:
 
 
 def _data(_words: list[str], _current: str) -> list[str]:
-    return [name for name in SOURCES if name != "npz"] + ["data.url=", "data_dir="]
+    names = [name for name in SOURCES if name not in OWN]
+    return [*names, "data.image_size=", "data.url=", "data_dir="]
 
 
 def _completion(_words: list[str], _current: str) -> list[str]:

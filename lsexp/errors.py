@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -31,3 +33,22 @@ def unknown(word: str, what: str, known: Iterable[str], help_command: str) -> Us
     close = close or difflib.get_close_matches(name, words, n=1, cutoff=0.65)
     hint = f" did you mean {close[0]}?" if close else ""
     return UserError(f"{word}: no such {what};{hint} `{help_command}` lists them")
+
+
+def torchvision(part: str) -> Any:
+    """`torchvision.<part>`, imported where it is needed (it takes two seconds).
+
+    Raises:
+        UserError: the installed torchvision and torch do not belong together.
+    """
+    try:
+        return importlib.import_module(f"torchvision.{part}")
+    except (RuntimeError, ImportError, AttributeError, OSError) as error:
+        # "operator torchvision::nms does not exist", mostly
+        import torch
+
+        raise UserError(
+            f"torchvision does not fit torch {torch.__version__} ({error}): install two "
+            f"versions that belong together, such as those of constraints.txt",
+            exit_code=1,
+        ) from error

@@ -1,9 +1,10 @@
 """Image data: where they come from, their one order, their splits, their batches.
 
-sources.py    named sets and files -> arrays as found
-canonical.py  content digest, canonical order, imported copies
-splits.py     train, val and test by index
-batches.py    images on the device, batches and their augmentation
+sources.py      named sets and files -> arrays as found
+imagefolder.py  a folder of pictures -> arrays of one size
+canonical.py    content digest, canonical order, imported copies
+splits.py       train, val and test by index
+batches.py      images on the device, batches and their augmentation
 """
 
 from lsexp.data.canonical import Dataset

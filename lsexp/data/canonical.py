@@ -106,9 +106,29 @@ def order_and_digest(
     return np.array(order, dtype=np.int64), digest
 
 
-def load_imported(name: str, sources: Sequence[Path], data_dir: Path) -> Dataset | None:
-    """The copy of `sources` made by `save_imported`, memory-mapped; None if there is none."""
-    folder = _import_folder(name, sources, data_dir)
+class Source(NamedTuple):
+    """What an imported copy is made of.
+
+    name: which files, and how they are read; a new copy replaces older ones of this name.
+    state: the same only for the same files, unchanged, read in the same way.
+    """
+
+    name: str
+    state: str
+
+
+def files_source(paths: Sequence[Path]) -> Source:
+    """Files known by path, size and time of change: changed ones are imported anew."""
+    tokens = []
+    for path in sorted(paths):
+        stat = path.stat()
+        tokens.append(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}")
+    return Source(str(paths[0].resolve()), "\0".join(tokens))
+
+
+def load_imported(name: str, source: Source, data_dir: Path) -> Dataset | None:
+    """The copy of `source` made by `save_imported`, memory-mapped; None if there is none."""
+    folder = _import_folder(name, source, data_dir)
     try:
         meta = json.loads((folder / "meta.json").read_text())
         train_images, train_labels, test_images, test_labels = (
@@ -124,14 +144,14 @@ def load_imported(name: str, sources: Sequence[Path], data_dir: Path) -> Dataset
         return None  # absent, or damaged: the source is imported again
 
 
-def save_imported(dataset: Dataset, sources: Sequence[Path], data_dir: Path) -> None:
+def save_imported(dataset: Dataset, source: Source, data_dir: Path) -> None:
     """Keep a canonical copy below `data_dir`; without write access there is none, silently."""
-    folder = _import_folder(dataset.name, sources, data_dir)
+    folder = _import_folder(dataset.name, source, data_dir)
     with contextlib.suppress(OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         for old in folder.parent.glob(f"{dataset.name}-*/meta.json"):
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                if json.loads(old.read_text())["source"] == str(sources[0].resolve()):
+                if json.loads(old.read_text())["source"] == source.name:
                     shutil.rmtree(old.parent, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".importing-") as scratch:
             parts = Path(scratch) / "parts"
@@ -139,7 +159,7 @@ def save_imported(dataset: Dataset, sources: Sequence[Path], data_dir: Path) -> 
             for field in Arrays._fields[:4]:
                 np.save(parts / f"{field}.npy", getattr(dataset.arrays, field))
             meta = {
-                "source": str(sources[0].resolve()),
+                "source": source.name,
                 "classes": dataset.arrays.classes,
                 "shapes": [list(part.shape) for part in dataset.arrays[:4]],
                 "train_digest": dataset.train_digest,
@@ -149,16 +169,11 @@ def save_imported(dataset: Dataset, sources: Sequence[Path], data_dir: Path) -> 
             for path in parts.iterdir():  # whole on disk before it is seen
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-            if load_imported(dataset.name, sources, data_dir) is None:
+            if load_imported(dataset.name, source, data_dir) is None:
                 shutil.rmtree(folder, ignore_errors=True)  # damaged, perhaps
                 parts.rename(folder)
 
 
-def _import_folder(name: str, sources: Sequence[Path], data_dir: Path) -> Path:
-    """Named by path, size and time of change of its sources: changed files are imported anew."""
-    tokens = []
-    for source in sorted(sources):
-        stat = source.stat()
-        tokens.append(f"{source.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}")
-    digest = hashlib.sha256("\0".join(tokens).encode()).hexdigest()
+def _import_folder(name: str, source: Source, data_dir: Path) -> Path:
+    digest = hashlib.sha256(os.fsencode(source.state)).hexdigest()
     return data_dir / "imported" / f"{name}-{digest[:12]}"

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
-from lsexp.config import DataConfig
+from lsexp.config import DataConfig, MLPConfig, TrainConfig, check
 from lsexp.data.canonical import Dataset
-from lsexp.data.sources import PUBLIC, SOURCES, data_folder, load
-from lsexp.errors import unknown
+from lsexp.data.sources import OWN, PUBLIC, SOURCES, data_folder, load
+from lsexp.errors import UserError, unknown
 from lsexp.text import size, table
 
+NAMES = [name for name in SOURCES if name not in OWN]
 HELP = f"""\
-lsexp data [NAME ...] [FILE.npz ...]: fetch, import and verify data sets, and tell their sizes
+lsexp data [NAME ...] [FILE.npz ...] [DIR ...]: fetch, import and verify data sets, and tell
+their sizes
 
   lsexp data                        what there is, and what is here
   lsexp data mnist cifar10          fetch what is missing, check, import
   lsexp data mine.npz               check a file of yours
+  lsexp data DIR                    check a folder of yours: DIR/train/<class>/*.jpg, DIR/test/...
 
-  names: {", ".join(name for name in SOURCES if name != "npz")}
+  names: {", ".join(NAMES)}
+  data.image_size=N                 pixels: images of a DIR are resized and cropped to this (32)
   data.url=ADDRESS or PATH          fetch from there instead of the usual mirrors
   data_dir=FOLDER or LSEXP_DATA_DIR where data sets are (default: the user's cache folder)
 """
@@ -31,7 +36,7 @@ def run(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in words):
         print(HELP, end="")
         return 0
-    options: dict[str, str | None] = {"data_dir": None, "data.url": None}
+    options: dict[str, str | None] = {"data_dir": None, "data.image_size": None, "data.url": None}
     names = []
     for word in words:
         name, equals, value = word.partition("=")
@@ -41,24 +46,44 @@ def run(words: list[str]) -> int:
             if name not in options:
                 raise unknown(word, "key", options, "lsexp data --help")
             options[name] = value
-        elif word in SOURCES or word.endswith(".npz"):
+        elif word in SOURCES or word.endswith(".npz") or _names_folder(word):
             names.append(word)
         else:
-            raise unknown(word, "data set", [n for n in SOURCES if n != "npz"], "lsexp data --help")
+            raise unknown(word, "data set", NAMES, "lsexp data --help")
     folder = data_folder(options["data_dir"])
     if not names:
         print(table([["data", "here"], *_overview(folder)], left=2))
         print(f"in {folder}; `lsexp data NAME` fetches")
         return 0
-    rows = []
-    for name in names:
-        own = name.endswith(".npz")
-        config = DataConfig(name="npz", path=name) if own else DataConfig(name=name)
-        if not own and name != "digits":
-            config.url = options["data.url"]
-        rows.append(_row(name, load(config, options["data_dir"])))
+    configs = [_config(name, options) for name in names]
+    rows = [
+        _row(name, load(config, options["data_dir"]))
+        for name, config in zip(names, configs, strict=True)
+    ]
     print(table([HEADER, *rows], left=1))
     return 0
+
+
+def _names_folder(word: str) -> bool:
+    return os.sep in word or Path(word).is_dir()
+
+
+def _config(name: str, options: dict[str, str | None]) -> DataConfig:
+    if name in PUBLIC:
+        return DataConfig(name=name, url=options["data.url"])
+    if name in SOURCES:
+        return DataConfig(name=name)
+    if name.endswith(".npz"):
+        return DataConfig(name="npz", path=name)
+    config = DataConfig(name="imagefolder", path=name)
+    pixels = options["data.image_size"]
+    if pixels is not None:
+        try:
+            config.image_size = int(pixels)
+        except ValueError as error:
+            raise UserError(f"data.image_size={pixels}: must be a whole number") from error
+        check(TrainConfig(data=config, model=MLPConfig()))
+    return config
 
 
 def _row(name: str, dataset: Dataset) -> list[str]:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,10 +20,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsexp.config import DataConfig
-from lsexp.data.canonical import Arrays, Dataset, canonical, load_imported, save_imported
+from lsexp.data import imagefolder
+from lsexp.data.canonical import (
+    Arrays,
+    Dataset,
+    Source,
+    canonical,
+    files_source,
+    load_imported,
+    save_imported,
+)
 from lsexp.data.download import fetch
 from lsexp.data.splits import stratified_order
-from lsexp.errors import UserError
+from lsexp.errors import UserError, torchvision
 from lsexp.text import user_path
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -128,8 +137,11 @@ def load(config: DataConfig, data_dir: str | None) -> Dataset:
     """
     if config.name not in SOURCES:
         raise UserError(f"data.name={config.name}: must be one of {', '.join(SOURCES)}")
-    if config.path is not None and config.name != "npz":
-        raise UserError(f"data.path={config.path}: goes with data=npz, not data={config.name}")
+    if config.path is not None and config.name not in OWN:
+        raise UserError(
+            f"data.path={config.path}: goes with data={' or data='.join(OWN)}, "
+            f"not data={config.name}"
+        )
     if config.url is not None and config.name not in PUBLIC:
         raise UserError(f"data.url={config.url}: goes with {', '.join(PUBLIC)}")
     try:
@@ -195,7 +207,7 @@ def _public(config: DataConfig, data_dir: Path) -> Dataset:
     else:
         sources = [data_dir / public.folder / archive for archive in public.archives]
         known = all(path.exists() for path in sources)
-        if not known or load_imported(name, sources, data_dir) is None:
+        if not known or load_imported(name, files_source(sources), data_dir) is None:
             _fetch(config, public, data_dir)
         again = f"remove {', '.join(map(str, sources))}, and they are fetched again"
         read = partial(_unpack_and_read, public, data_dir, sources, again)
@@ -207,13 +219,13 @@ def _public(config: DataConfig, data_dir: Path) -> Dataset:
                 f"{again}"
             )
 
-    return _imported(name, sources, data_dir, read, verify)
+    return _imported(name, files_source(sources), data_dir, read, verify)
 
 
 def _fetch(config: DataConfig, public: Public, data_dir: Path) -> None:
     """Bring a public set's archives to where torchvision looks for them."""
     folder = data_dir / public.folder
-    reader = getattr(_torchvision_datasets(), public.reader)
+    reader = getattr(torchvision("datasets"), public.reader)
     sums = dict(getattr(reader, "resources", ()))
     try:
         for archive in public.archives:
@@ -251,7 +263,7 @@ def _unpack_and_read(public: Public, data_dir: Path, archives: list[Path], again
 
 def _read(public: Public, root: Path, again: str, *, unpack: bool = False) -> Arrays:
     """Through torchvision; with `unpack` it finds the archives there and uses no network."""
-    reader = getattr(_torchvision_datasets(), public.reader)
+    reader = getattr(torchvision("datasets"), public.reader)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             train, test = (reader(str(root), train=t, download=unpack) for t in (True, False))
@@ -272,53 +284,55 @@ def _read(public: Public, root: Path, again: str, *, unpack: bool = False) -> Ar
     return Arrays(train_images, train_labels, test_images, test_labels, classes)
 
 
-def _torchvision_datasets() -> Any:
-    """torchvision.datasets, with a mismatched torch told as such."""
-    try:
-        from torchvision import datasets
-    except (RuntimeError, ImportError, AttributeError, OSError) as error:
-        # "operator torchvision::nms does not exist", mostly
-        import torch
-
-        raise UserError(
-            f"torchvision does not fit torch {torch.__version__} ({error}): install two "
-            f"versions that belong together, such as those of constraints.txt",
-            exit_code=1,
-        ) from error
-    return datasets
-
-
 def _npz(config: DataConfig, data_dir: Path) -> Dataset:
     if config.path is None:
         raise UserError("data=npz: needs data.path=FILE.npz, a file with " + LAYOUT)
     path = user_path("data.path", config.path)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
+        what = "is a folder (of images: data=imagefolder)" if path.is_dir() else "no such file"
         raise UserError(f"data.path={path}: {what}; it must be an .npz with {LAYOUT}")
-    name = "".join(c if c.isalnum() else "_" for c in path.stem)
-    return _imported(name, [path], data_dir, partial(read_npz, path))
+    return _imported(_plain(path.stem), files_source([path]), data_dir, partial(read_npz, path))
+
+
+def _imagefolder(config: DataConfig, data_dir: Path) -> Dataset:
+    if config.path is None:
+        raise UserError(
+            f"data=imagefolder: needs data.path=DIR, a folder with {imagefolder.LAYOUT}"
+        )
+    found = imagefolder.find(user_path("data.path", config.path))
+    name = _plain(found.root.resolve().name) or config.name
+    read = partial(imagefolder.read, found, config.image_size)
+    return _imported(name, found.source(config.image_size), data_dir, read)
+
+
+def _plain(name: str) -> str:
+    """A file's name as it can stand in the name of a run."""
+    return "".join(c if c.isalnum() else "_" for c in name)
 
 
 SOURCES: dict[str, Callable[[DataConfig, Path], Dataset]] = {
     "digits": _digits,
     **dict.fromkeys(PUBLIC, _public),
     "npz": _npz,
+    "imagefolder": _imagefolder,
 }
+OWN = ("npz", "imagefolder")
+"""Sources that read the user's own images, from `data.path`."""
 
 
 def _imported(
     name: str,
-    sources: Sequence[Path],
+    source: Source,
     data_dir: Path,
     read: Callable[[], Arrays],
     verify: Callable[[Dataset], None] = lambda _dataset: None,
 ) -> Dataset:
-    """The imported copy of the files `sources`; read, verified and saved the first time."""
-    dataset = load_imported(name, sources, data_dir)
+    """The imported copy of `source`; read, verified and saved the first time."""
+    dataset = load_imported(name, source, data_dir)
     if dataset is None:
         dataset = canonical(name, read())
         verify(dataset)
-        save_imported(dataset, sources, data_dir)
+        save_imported(dataset, source, data_dir)
     return dataset
 
 

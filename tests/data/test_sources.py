@@ -307,10 +307,10 @@ def test_a_folder_or_nothing_in_place_of_the_file_is_refused(tmp_path):
     assert "no such file" in refusal(tmp_path / "absent.npz")
 
 
-def test_npz_needs_a_path_and_only_npz_takes_one(tmp_path):
+def test_npz_needs_a_path_and_named_sets_take_none(tmp_path):
     with pytest.raises(UserError, match=r"needs data\.path=FILE\.npz"):
         load(DataConfig(name="npz"), str(tmp_path))
-    with pytest.raises(UserError, match=r"goes with data=npz, not data=digits"):
+    with pytest.raises(UserError, match=r"goes with data=npz or data=imagefolder, not data=digits"):
         load(DataConfig(name="digits", path="own.npz"), str(tmp_path))
 
 
