@@ -7,12 +7,14 @@ output folders and logging never touch it.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
+from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from lsexp.config import MODELS, TABLES, TrainConfig, allowed, walk
+from lsexp.config import MODELS, TABLES, CustomConfig, TrainConfig, allowed, walk
 from lsexp.errors import UserError, unknown
 from lsexp.text import user_path
 
@@ -50,6 +52,9 @@ def train_configs(words: list[str]) -> list[tuple[TrainConfig, Chosen]]:
     found = []
     for config, choices in _hydra("train", flags, overrides):
         chosen = {"recipe": str(choices["recipe"]), "budget": str(choices["budget"])}
+        for word in words:  # a table's names are not checked by Hydra
+            if word.startswith("model.args") and not isinstance(config.model, CustomConfig):
+                raise UserError(f"{word}: goes with model=custom, not model={choices['model']}")
         found.append((config, chosen))
     return found
 
@@ -73,18 +78,20 @@ def train_help() -> str:
         lines += ["", f"{group}="]
         for name in options(group, None):
             lines.append(
-                f"  {name:<16}  {_first_comment(configs_folder() / group / f'{name}.yaml')}"
+                f"  {name:<22}  {_first_comment(configs_folder() / group / f'{name}.yaml')}"
             )
     lines += ["", "Keys (--cfg job shows the values of a recipe):"]
-    for name, item, value in walk(_everything()):
-        shown = (
-            "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-        )
-        rule = "" if item.metadata["choices"] else allowed(item)
-        lines.append(
-            f"  {f'{name}={shown}':<34}  {item.metadata['doc']}" + (f"; {rule}" if rule else "")
-        )
+    lines += [_key_line(*found) for found in walk(TrainConfig()) if found[0] != "model.name"]
+    for kind, schema in MODELS.items():
+        lines += ["", f"Keys of {kind} networks:"]
+        lines += [_key_line(*found) for found in walk(schema(), "model.")]
     return "\n".join(lines) + "\n"
+
+
+def _key_line(name: str, item: Field, value: Any) -> str:
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    rule = "" if item.metadata["choices"] else allowed(item)
+    return f"  {f'{name}={shown}':<34}  {item.metadata['doc']}" + (f"; {rule}" if rule else "")
 
 
 def configs_folder() -> Path:
@@ -92,10 +99,6 @@ def configs_folder() -> Path:
     package = Path(__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
-
-
-def _everything() -> TrainConfig:
-    return TrainConfig(model=MODELS["mlp"]())
 
 
 def known_keys() -> list[str]:
@@ -277,4 +280,12 @@ def _reworded(error: Exception) -> UserError:
         rule = next((rule for sign, rule in VALUE_RULES.items() if sign in reason), reason)
         return UserError(f"{word}: {rule}; `{HELP}`")
     message = " ".join(dict.fromkeys(lines))
+    lacking = re.search(r"Key '(\w+)' not in '(\w+)Config'", message)
+    if lacking:  # of another kind of network, mostly
+        where = re.match(r"(In 'recipe/[^']*')|Could not override '([^']*)'", message)
+        what = next((text for text in where.groups() if text), "") if where else ""
+        return UserError(
+            f"{what or lacking[1]}: {lacking[2]} networks have no {lacking[1]}; model= chooses "
+            f"another; `{HELP}` lists their keys"
+        )
     return UserError(f"{message}; `{HELP}`")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from lsexp.errors import UserError
 MISSING = "???"
 """OmegaConf's word for a value that must be given; importing it would cost every --help 50 ms."""
 
-TABLES = ("optim.lr_scale", "budgets")
+TABLES = ("optim.lr_scale", "model.args", "budgets")
 """Keys that hold names of the user's choosing."""
 
 
@@ -55,10 +56,21 @@ def key(
 
 @dataclass
 class DataConfig:
-    # Name and path are aside: the content digest of the data is in the identity instead.
-    name: str = key("digits", "data set; npz goes with data.path", aside=True)
+    # Name, path and image_size are aside: the content digest is in the identity instead.
+    name: str = key("digits", "data set; npz and imagefolder go with data.path", aside=True)
     path: str | None = key(
-        None, "data=npz: a file with x_train, y_train, x_test, y_test (Keras' layout)", aside=True
+        None,
+        "data=npz: a file with x_train, y_train, x_test, y_test (Keras' layout); "
+        "data=imagefolder: a folder with train/<class>/ and test/<class>/ of images",
+        aside=True,
+    )
+    image_size: int = key(
+        32,
+        "data=imagefolder: pixels; images are resized (shorter side) and cropped (centre) to this "
+        "size at import",
+        at_least=1,
+        at_most=1024,
+        aside=True,
     )
     url: str | None = key(
         None,
@@ -88,14 +100,37 @@ class DataConfig:
 class AugmentConfig:
     shift: int = key(
         0,
-        "pixels: shift by up to this much in x and y, all shifts alike, zeros moving in",
+        "pixels: shift by up to this much in x and y, all shifts alike, zeros moving in (pad by it "
+        "and crop a random window of the old size)",
         at_least=0,
+    )
+    crop: int | None = key(
+        None,
+        "pixels: train on a random window of this size, evaluate on the central one; null: whole "
+        "images",
+        at_least=1,
+        neutral=None,
+    )
+    flip: bool = key(False, "mirror left and right with probability 1/2", neutral=False)
+    brightness: float = key(
+        0.0,
+        "add up to this much, more or less, to all pixels of an image (of 255)",
+        at_least=0,
+        at_most=255,
+        neutral=0.0,
+    )
+    contrast: float = key(
+        0.0,
+        "multiply each channel's deviation from its mean by 1 plus or minus up to this",
+        at_least=0,
+        at_most=1,
+        neutral=0.0,
     )
 
 
 @dataclass
 class ModelConfig:
-    name: str = key("mlp", "network")
+    name: str = key("mlp", "the network, in the names of runs")
 
 
 @dataclass
@@ -108,6 +143,47 @@ class MLPConfig(ModelConfig):
     )
     init_std: float | None = key(
         None, "std of the Gaussian that draws the weights; null: sqrt(2 / inputs) (He)", more_than=0
+    )
+
+
+@dataclass
+class AlexNetConfig(ModelConfig):
+    name: str = key("alexnet", "the network, in the names of runs")
+
+
+@dataclass
+class ResNetConfig(ModelConfig):
+    name: str = key("resnet56", "the network, in the names of runs")
+    depth: int = key(56, "layers, 6n + 2: n blocks in each of three groups", at_least=8)
+    stem_width: int = key(16, "filters of the first convolution", at_least=1, at_most=4096)
+    stem_kernel: int = key(3, "size of its filters, odd, in pixels", at_least=1, at_most=15)
+    widths: list[int] = key([32, 64, 128], "filters of the three groups", at_least=1, at_most=4096)
+
+
+@dataclass
+class CustomConfig(ModelConfig):
+    name: str = key("custom", "the network, in the names of runs")
+    target: str = key(
+        "",
+        "package.module:build, called as build(num_classes=K), and image_shape=(H, W, C) if it "
+        "takes that; gives an nn.Module",
+    )
+    args: dict[str, Any] = key({}, "what else to call it with, e.g. {width: 64}")
+    head: str | None = key(
+        None,
+        "dotted name of the last nn.Linear; null: what the network's own attribute `head` "
+        "says, else the last that it runs",
+    )
+
+
+@dataclass
+class TorchvisionConfig(ModelConfig):
+    name: str = key("resnet18", "which of torchvision's classifiers; they start untrained")
+    stem: str = key(
+        "imagenet",
+        "imagenet: as published, for images of 224 pixels; small: first convolution 3 x 3 with "
+        "stride 1, no pooling behind it",
+        choices=("imagenet", "small"),
     )
 
 
@@ -145,6 +221,12 @@ class OptimConfig:
     clip_norm: float | None = key(
         None, "clip the gradient of all parameters together to this norm; null: no", more_than=0
     )
+    clip_decay: bool = key(
+        False,
+        "the norm that is clipped is that of the gradient with the decay's share in it, as in "
+        "tensor2tensor, where the decay is part of the loss",
+        neutral=False,
+    )
     schedule: str = key(
         "constant",
         "constant; linear: to 0 over train.steps; step: times decay_factor at each milestone",
@@ -163,6 +245,12 @@ class StepsConfig:
         None, "instead of train.steps: passes over the training images", more_than=0, at_most=1e6
     )
     batch_size: int = key(128, "images in a batch", at_least=1, at_most=65536)
+    evals: int | None = key(
+        None,
+        "evaluate on val about this many times, evenly over the training; null: after each pass",
+        at_least=1,
+        neutral=None,
+    )
 
 
 @dataclass
@@ -229,7 +317,14 @@ class TrainConfig:
     budget: Any = field(default=MISSING, metadata={"aside": True})
 
 
-MODELS: dict[str, type[ModelConfig]] = {"mlp": MLPConfig}
+MODELS: dict[str, type[ModelConfig]] = {
+    "mlp": MLPConfig,
+    "alexnet": AlexNetConfig,
+    "resnet": ResNetConfig,
+    "torchvision": TorchvisionConfig,
+    "custom": CustomConfig,
+}
+"""Kinds of networks; the files in configs/model choose among them."""
 
 
 def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
@@ -272,12 +367,35 @@ def check(config: TrainConfig) -> None:
         )
     if optim.schedule == "step" and not optim.milestones:
         raise UserError("optim.schedule=step: needs optim.milestones, e.g. [0.5,0.75]")
-    if MODELS.get(config.model.name) is not type(config.model):
+    _check_model(config.model)
+    if optim.clip_decay and optim.clip_norm is None:
+        raise UserError("optim.clip_decay=true: goes with optim.clip_norm")
+
+
+def _check_model(model: ModelConfig) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_.]+", model.name):
         raise UserError(
-            f"model.name={config.model.name}: is set by model={' or model='.join(MODELS)}"
+            f"model.name={model.name}: must be letters, digits, _ and ., since runs are named by it"
         )
-    if isinstance(config.model, MLPConfig) and not config.model.widths:
+    kind = next(kind for kind, config in MODELS.items() if config is type(model))
+    if kind not in ("custom", "torchvision") and not model.name.startswith(kind):
+        raise UserError(
+            f"model.name={model.name}: names are set by the network; choose it with model="
+        )
+    if isinstance(model, MLPConfig) and not model.widths:
         raise UserError("model.widths=[]: must name at least one hidden layer, e.g. [1200,1200]")
+    if isinstance(model, ResNetConfig):
+        if model.depth % 6 != 2:
+            raise UserError(f"model.depth={model.depth}: must be 6n + 2, e.g. 20, 56 or 110")
+        if len(model.widths) != 3:
+            raise UserError(f"model.widths={model.widths}: must be three, e.g. [32,64,128]")
+        if model.stem_kernel % 2 == 0:
+            raise UserError(f"model.stem_kernel={model.stem_kernel}: must be odd, e.g. 3 or 7")
+    if isinstance(model, CustomConfig) and not re.fullmatch(r"\w+(\.\w+)*:\w+", model.target):
+        raise UserError(
+            f"model.target={model.target}: must be package.module:build, a function or class in "
+            f"a module that Python finds from here"
+        )
 
 
 def _fits(value: Any, item: dataclasses.Field) -> bool:

@@ -50,6 +50,7 @@ def test_help_of_train_lists_groups_and_every_key_with_its_default(capsys):
         "mnist_mlp",
         "smoke",
         "npz",
+        "imagefolder",
         "loss.eps=0.0",
         "model.widths=",
         "optim.lr_scale=",
@@ -413,7 +414,10 @@ WRONG = {
     "train --dry-rum": ["--dry-rum: no such flag", "did you mean --dry-run?"],
     "train +loss.eps=1": ["keys cannot be added"],
     "train ~loss": ["keys cannot be added or removed"],
-    "train recipe=mnits": ["recipe=mnits: must be one of digits_mlp, mnist_mlp"],
+    "train recipe=mnits": [
+        "recipe=mnits: must be one of cifar100_resnet56, ",
+        "digits_mlp, mnist_mlp",
+    ],
     "train budget=paper": ["budget=paper: recipe=digits_mlp has smoke, cpu"],
     "train seed=abc": ["seed=abc: must be a whole number"],
     "train seed=1,2": ["seed=1,2: several values", "lsexp train -m seed=1,2"],
@@ -455,6 +459,22 @@ WRONG = {
     "train --cfg": ["--cfg: needs a value"],
     "train --cfg all_of_it": ["--cfg all_of_it: must be job, hydra or all"],
     "train --config-dir nowhere": ["--config-dir nowhere: no such folder"],
+    "train augment.crop=9": ["augment.crop=9: must be at most 8, the size of the images of digits"],
+    "train optim.clip_decay=true": ["optim.clip_decay=true: goes with optim.clip_norm"],
+    "train model=resnet56 model.depth=21": ["model.depth=21: must be 6n + 2, e.g. 20"],
+    "train model=resnet56 model.widths=[1,2]": ["model.widths=[1, 2]: must be three"],
+    "train model=resnet56 model.stem_kernel=4": ["model.stem_kernel=4: must be odd"],
+    "train model=mlp model.depth=20": ["model.depth: MLP networks have no depth; model= chooses"],
+    "train model.name=resnet18": ["model.name=resnet18: names are set by the network"],
+    "train model=torchvision model.name=resnet19": ["torchvision has no such", "resnet18"],
+    "train model=torchvision model.name=a/b": ["model.name=a/b: must be letters"],
+    "train model=torchvision model.name=vit_b_16": ["model.name=vit_b_16: ", "Wrong image"],
+    "train model=custom": ["model.target=: must be package.module:build"],
+    "train model=custom model.target=net.py": ["model.target=net.py: must be package.module"],
+    "train model=custom model.target=net:build": ["model.target=net:build: no module net"],
+    "train model.args.x=1": ["model.args.x=1: goes with model=custom, not model=mlp_digits"],
+    "train model=alexnet optim.decay=[fc9.weight]": ["optim.decay=fc9.weight: matches no"],
+    "train data=imagefolder": ["data=imagefolder: needs data.path=DIR"],
     "train runs_dir=/proc/none/runs": ["runs_dir=/proc/none/runs: No such file"],
 }
 
@@ -536,7 +556,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
     [
         line.partition("#")[0].strip()
         for line in README.read_text().splitlines()
-        if line.startswith("    lsexp train ")
+        if line.startswith("    lsexp train ") and "--config-dir" not in line
     ],
 )
 def test_the_commands_of_the_readme_are_understood(capsys, line):

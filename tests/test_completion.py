@@ -25,7 +25,13 @@ def test_commands_flags_keys_groups_and_values_are_offered():
     assert "runs" in offered("lsexp ")
     assert offered("lsexp train --dry") == ["--dry-run"]
     assert offered("lsexp train loss.") == ["loss.eps=", "loss.scale=", "loss.spread="]
-    assert offered("lsexp train recipe=") == ["recipe=digits_mlp", "recipe=mnist_mlp"]
+    assert offered("lsexp train recipe=di") == ["recipe=digits_mlp"]
+    assert offered("lsexp train recipe=cifar10_") == [
+        "recipe=cifar10_alexnet",
+        "recipe=cifar10_resnet56",
+        "recipe=cifar10_resnet56_thin",
+    ]
+    assert offered("lsexp train model.stem=") == ["model.stem=imagenet", "model.stem=small"]
     assert offered("lsexp train seed=1 loss.spread=o") == ["loss.spread=others"]
     assert offered("lsexp train optim.nesterov=") == ["optim.nesterov=false", "optim.nesterov=true"]
     assert offered("lsexp runs status=fa") == ["status=failed"]

@@ -136,7 +136,7 @@ def test_dampening_without_momentum_is_refused_since_it_would_do_nothing():
 
 
 def test_a_network_goes_by_its_own_name():
-    with pytest.raises(UserError, match=r"^model\.name=cnn: is set by model=mlp"):
+    with pytest.raises(UserError, match=r"^model\.name=cnn: names are set by the network"):
         check(config_with(model__name="cnn"))
 
 

@@ -1,4 +1,4 @@
-"""Training batches from images that live on the device: order, augmentation, normalisation.
+"""Training batches from images that live on the device: order, augmentation, preprocessing.
 
 A batch is one gather from the uint8 images and a few batched operations, without per-sample
 Python. The order of an epoch and its augmentation come from CPU generators seeded by
@@ -10,10 +10,12 @@ Shape letters: N images, B images in a batch, H height, W width, C channels.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lsexp.config import AugmentConfig
@@ -26,6 +28,12 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def input_shape(image_shape: Sequence[int], augment: AugmentConfig) -> tuple[int, int, int]:
+    """(H, W, C) of what the network sees of images of `image_shape`."""
+    height, width, channels = image_shape
+    return augment.crop or height, augment.crop or width, channels
 
 
 class Images(NamedTuple):
@@ -48,20 +56,22 @@ class Images(NamedTuple):
         )
 
 
-class Normalize(NamedTuple):
-    """Pixels to network inputs: subtract, then multiply; or each image by itself.
+class Preprocess(NamedTuple):
+    """Pixels to network inputs: the centre, then minus a shift, times a scale.
 
-    shift_C, scale_C: float32, in units of pixel values 0..255; None: per image.
+    crop: side of the central window in pixels, where images are larger; None: whole images.
+    shift_C, scale_C: float32, in units of pixel values 0..255; None: each image by itself.
     """
 
+    crop: int | None
     shift_C: Tensor | None
     scale_C: Tensor | None
 
     @staticmethod
-    def fit(how: str, images_NHWC: Tensor) -> Normalize:
+    def fit(how: str, images_NHWC: Tensor, crop: int | None = None) -> Preprocess:
         """`data.normalize` for these training images (exact: sums of integers)."""
         if how == "image":
-            return Normalize(None, None)
+            return Preprocess(crop, None, None)
         channels = images_NHWC.shape[3]
         mean, std = torch.zeros(channels), torch.full((channels,), 255.0)
         if how == "channel":
@@ -75,11 +85,14 @@ class Normalize(NamedTuple):
             mean = first.float()
             std = (second / count - first**2).sqrt().clamp_min(1e-3).float()
         device = images_NHWC.device
-        return Normalize(mean.to(device), (1 / std).to(device))
+        return Preprocess(crop, mean.to(device), (1 / std).to(device))
 
     def __call__(self, images_BHWC: Tensor) -> Tensor:
-        """uint8 [B, H, W, C] -> float32 [B, C, H, W] (channels last in memory)."""
-        pixels = images_BHWC.float()
+        """uint8 or float32 [B, H, W, C] -> float32 [B, C, H, W] (channels last in memory)."""
+        if self.crop is not None:
+            top, left = ((size - self.crop) // 2 for size in images_BHWC.shape[1:3])
+            images_BHWC = images_BHWC[:, top : top + self.crop, left : left + self.crop]
+        pixels = images_BHWC.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         if self.shift_C is not None and self.scale_C is not None:
             pixels = pixels.sub_(self.shift_C).mul_(self.scale_C)
         else:
@@ -95,12 +108,17 @@ class Normalize(NamedTuple):
 class Epoch(NamedTuple):
     """What is drawn for one pass over the N training images, by position in that pass.
 
-    order_N: indices into the images, int64; dy_N, dx_N: top left corner of the window, pixels.
+    order_N: indices into the images, int64; dy_N, dx_N: top left corner of the window in the
+    padded image, pixels, int64; flip_N: whether to mirror left and right; brightness_N in -1..1
+    and contrast_N in -1..1: float32, shares of what `augment` allows.
     """
 
     order_N: Tensor
     dy_N: Tensor
     dx_N: Tensor
+    flip_N: Tensor
+    brightness_N: Tensor
+    contrast_N: Tensor
 
 
 class Batches:
@@ -113,23 +131,23 @@ class Batches:
     def __init__(
         self,
         train: Images,
-        normalize: Normalize,
+        preprocess: Preprocess,
         augment: AugmentConfig,
         *,
         batch_size: int,
         seed: int,
     ):
         self.labels_N = train.labels_N
-        self.normalize = normalize
+        self.preprocess = preprocess
         self.batch_size = batch_size
         self.seed = seed
-        self.shift = augment.shift
-        _, height, width, _ = train.images_NHWC.shape
+        self.augment = augment
+        height, width, _ = input_shape(train.images_NHWC.shape[1:], augment)
         padded = train.images_NHWC
-        if self.shift:
-            pad = (0, 0, self.shift, self.shift, self.shift, self.shift)
-            padded = torch.nn.functional.pad(padded, pad)
-        # A view of every window of the original size: [N, 2 shift + 1, 2 shift + 1, H, W, C].
+        shift = augment.shift
+        if shift:
+            padded = F.pad(padded, (0, 0, shift, shift, shift, shift))
+        # A view of every window: [N, places in y, in x, H, W, C], H and W as the network sees.
         windows = padded.unfold(1, height, 1).unfold(2, width, 1)
         self.windows = windows.permute(0, 1, 2, 4, 5, 3)
         self._drawn: dict[int, Epoch] = {}
@@ -139,17 +157,25 @@ class Batches:
         return len(self.labels_N)
 
     def epoch(self, number: int) -> Epoch:
-        """The draws of pass `number`, on the device; the last two passes are kept."""
+        """The draws of pass `number`, on the device; the last two passes are kept.
+
+        All are drawn, in one order, so that switching one on leaves the others as they are.
+        """
         if number not in self._drawn:
             count, device = len(self), self.labels_N.device
-            order = torch.randperm(count, generator=generator(self.seed, "order", number))
             rng = generator(self.seed, "augment", number)
-            shifts = torch.randint(0, 2 * self.shift + 1, (2, count), generator=rng)
-            if device.type == "cuda":  # so that the copy waits for nothing
-                order, shifts = order.pin_memory(), shifts.pin_memory()
-            self._drawn[number] = Epoch(
-                order.to(device, non_blocking=True), *shifts.to(device, non_blocking=True)
+            places_y, places_x = self.windows.shape[1:3]
+            drawn = Epoch(
+                torch.randperm(count, generator=generator(self.seed, "order", number)),
+                torch.randint(0, places_y, (count,), generator=rng),
+                torch.randint(0, places_x, (count,), generator=rng),
+                torch.randint(0, 2, (count,), generator=rng).bool(),
+                torch.empty(count).uniform_(-1, 1, generator=rng),
+                torch.empty(count).uniform_(-1, 1, generator=rng),
             )
+            if device.type == "cuda":  # so that the copy waits for nothing
+                drawn = Epoch(*(draw.pin_memory() for draw in drawn))
+            self._drawn[number] = Epoch(*(draw.to(device, non_blocking=True) for draw in drawn))
             for old in [n for n in self._drawn if n < number - 1]:
                 del self._drawn[old]
         return self._drawn[number]
@@ -163,9 +189,20 @@ class Batches:
             take = min(left, len(self) - position)
             parts.append([draw[position : position + take] for draw in self.epoch(number)])
             start, left = start + take, left - take
-        order_B, dy_B, dx_B = (
-            parts[0]
-            if len(parts) == 1
-            else [torch.cat(draws) for draws in zip(*parts, strict=True)]
-        )
-        return self.normalize(self.windows[order_B, dy_B, dx_B]), self.labels_N[order_B]
+        batch = Epoch(*(parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))))
+        images_BHWC = self.windows[batch.order_N, batch.dy_N, batch.dx_N]
+        return self.preprocess(self._altered(images_BHWC, batch)), self.labels_N[batch.order_N]
+
+    def _altered(self, images_BHWC: Tensor, batch: Epoch) -> Tensor:
+        """Flip, then brightness, then contrast, as TensorFlow's tutorial; nothing is clipped."""
+        augment = self.augment
+        if augment.flip:
+            mirrored = images_BHWC.flip(2)
+            images_BHWC = torch.where(batch.flip_N[:, None, None, None], mirrored, images_BHWC)
+        if augment.brightness or augment.contrast:
+            images_BHWC = images_BHWC.float()
+            images_BHWC += augment.brightness * batch.brightness_N[:, None, None, None]
+            mean_B11C = images_BHWC.mean((1, 2), keepdim=True)
+            factor_B = 1 + augment.contrast * batch.contrast_N
+            images_BHWC = torch.lerp(mean_B11C, images_BHWC, factor_B[:, None, None, None])
+        return images_BHWC

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from lsexp.data.batches import Normalize
 from lsexp.errors import UserError
 from lsexp.launch.plan import Plan
 from lsexp.launch.progress import View
@@ -167,13 +166,12 @@ def _train(plan: Plan, claim: Claim, env: Environment) -> None:
 def _train_claimed(plan: Plan, claim: Claim, env: Environment, signals: list[str]) -> None:
     config, folder = plan.config, plan.folder
     train_images, val = plan.images("train"), plan.images("val")
-    normalize = Normalize.fit(config.data.normalize, train_images.images_NHWC)
 
     state, env = _state_to_resume(plan, claim, env)
     if not claim.held():
         return
     folder.forget_failure()
-    member = plan.member(train_images, normalize)
+    member = plan.member(train_images)
     progress = Progress()
     if state is not None:
         member.load(state["member"])
@@ -189,7 +187,6 @@ def _train_claimed(plan: Plan, claim: Claim, env: Environment, signals: list[str
         try:
             done = train(
                 member,
-                normalize,
                 val,
                 recorder,
                 progress,
@@ -206,7 +203,7 @@ def _train_claimed(plan: Plan, claim: Claim, env: Environment, signals: list[str
             exit_code=1,
         )
     images = {"train": train_images, "val": val, "test": plan.images("test")}
-    write_results(plan, claim.attempt, member, normalize, images, progress, segments)
+    write_results(plan, claim.attempt, member, images, progress, segments)
     folder.publish(claim)
 
 

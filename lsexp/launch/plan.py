@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from lsexp.config import StepsConfig, TrainConfig, check
+from lsexp.config import CustomConfig, StepsConfig, TrainConfig, check
 from lsexp.data import Dataset, Splits, draw_splits, load
-from lsexp.data.batches import Images, Normalize
+from lsexp.data.batches import Images, input_shape
 from lsexp.errors import UserError
 from lsexp.losses import Targets, targets
 from lsexp.models import build_model
+from lsexp.models.foreign import source_digest
 from lsexp.runs import claims
 from lsexp.runs.claims import create_exclusively
 from lsexp.runs.identity import Science, run_name, science
@@ -68,9 +69,8 @@ class Plan:
         which = getattr(self.splits, split)
         return Images.on(self.device, arrays.train_images, arrays.train_labels, which)
 
-    def member(self, train: Images, normalize: Normalize) -> Member:
-        shape, classes = self.dataset.image_shape, self.dataset.num_classes
-        return Member(self.config, train, normalize, shape, classes)
+    def member(self, train: Images) -> Member:
+        return Member(self.config, train, self.dataset.num_classes)
 
 
 def plan(
@@ -97,13 +97,15 @@ def plan(
         threads=threads,
     )
     prepare(device, threads)
-    _check_shift(config, dataset)
+    _check_windows(config, dataset)
     _check_names(config, dataset)
     if config.precision == "auto":
         config = replace(
             config, precision=_precision(config, dataset, splits, device, remember=remember)
         )
     identity = science(config, dataset.digest)
+    if isinstance(config.model, CustomConfig):
+        identity["model.source"] = source_digest(config.model.target)
     name = run_name(config, dataset.name, identity)
     return Plan(
         config,
@@ -163,7 +165,7 @@ def describe_state(plan: Plan) -> str:
 def seconds_of_training(plan: Plan, *, measure_seconds: float = 1.5) -> float:
     """Estimated seconds of training for a run from its start, from a short measurement here."""
     images = plan.images("train")
-    member = plan.member(images, Normalize.fit(plan.config.data.normalize, images.images_NHWC))
+    member = plan.member(images)
     step(member)
     times: list[float] = []
     while sum(times) < measure_seconds and len(times) < 50:
@@ -185,19 +187,25 @@ def _steps(config: TrainConfig, images: int) -> StepsConfig:
     return replace(config.train, steps=steps, epochs=None)
 
 
-def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
-    size = min(dataset.image_shape[:2])
-    if config.augment.shift >= size:
+def _check_windows(config: TrainConfig, dataset: Dataset) -> None:
+    size, augment = min(dataset.image_shape[:2]), config.augment
+    if augment.shift >= size:
         raise UserError(
-            f"augment.shift={config.augment.shift}: must be below {size}, the size of the images "
+            f"augment.shift={augment.shift}: must be below {size}, the size of the images "
             f"of {dataset.name}"
+        )
+    if augment.crop is not None and augment.crop > size:
+        raise UserError(
+            f"augment.crop={augment.crop}: must be at most {size}, the size of the images "
+            f"of {dataset.name}; null takes whole images"
         )
 
 
 def _check_names(config: TrainConfig, dataset: Dataset) -> None:
     """Layer names in optim.* must exist: told before anything is written."""
     rng = torch.Generator()
-    model = build_model(config.model, dataset.image_shape, dataset.num_classes, rng, rng)
+    shape = input_shape(dataset.image_shape, config.augment)
+    model = build_model(config.model, shape, dataset.num_classes, rng, rng)
     parameter_groups(model, config.optim)
 
 
@@ -210,7 +218,8 @@ def _precision(
     same command another run.
     """
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_class()
-    shape = [config.train.batch_size, *dataset.image_shape, dataset.num_classes]
+    size = input_shape(dataset.image_shape, config.augment)
+    shape = [config.train.batch_size, *size, dataset.num_classes]
     key = json.dumps([where, asdict(config.model), shape], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
     path = runs_folder(config.runs_dir) / ".precision" / f"{name}.json"
@@ -221,11 +230,9 @@ def _precision(
     arrays = dataset.arrays
     some = splits.train[: 4 * config.train.batch_size]
     images = Images.on(device, arrays.train_images, arrays.train_labels, some)
-    normalize = Normalize.fit(config.data.normalize, images.images_NHWC)
 
     def build(precision: str) -> Member:
-        trial = replace(config, precision=precision)
-        return Member(trial, images, normalize, dataset.image_shape, dataset.num_classes)
+        return Member(replace(config, precision=precision), images, dataset.num_classes)
 
     found = choose_precision(build)
     if remember:

@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from lsexp.analysis.calibration import scores
 from lsexp.config import walk
-from lsexp.data.batches import Images, Normalize
+from lsexp.data.batches import Images
 from lsexp.launch.plan import Plan
 from lsexp.runs.store import config_text, replace_file, sha256_of
 from lsexp.text import duration
@@ -47,7 +47,6 @@ def write_results(
     plan: Plan,
     attempt: Path,
     member: Member,
-    normalize: Normalize,
     images: dict[str, Images],
     progress: Progress,
     segments: list[Segment],
@@ -59,18 +58,18 @@ def write_results(
         segments: of every process that trained it.
     """
     model = member.model
-    clean, val, test = (images[split] for split in ("train", "val", "test"))
+    clean, test = images["train"], images["test"]
     threads = segments[-1]["environment"]["threads"]
     config = replace(plan.config, threads=threads)  # those in effect
 
     def logits(part: Images) -> np.ndarray:
-        found = logits_of(model, normalize, part)
+        found = logits_of(model, member.preprocess, part)
         if not bool(found.isfinite().all()):
             raise Diverged(member.step, "an output of the trained network")
         return found.cpu().numpy()
 
     train_logits = logits(clean)
-    final: dict[str, dict[str, float]] = {}
+    final: dict[str, Any] = {}
     outputs = {"train.indices": torch.from_numpy(plan.splits.train)}
     which = {"val": plan.splits.val, "test": np.arange(len(test.labels_N))}
     for split in ("val", "test"):
@@ -81,17 +80,17 @@ def write_results(
             outputs[f"{split}.labels"] = labels
             outputs[f"{split}.indices"] = torch.from_numpy(which[split])
     weights = {name: t.cpu().contiguous() for name, t in model.state_dict().items()}
-    replace_file(attempt / "model.safetensors", save(weights, metadata={"head": str(model.head)}))
+    named = {"head": str(model.head_name)}
+    replace_file(attempt / "model.safetensors", save(weights, metadata=named))
     replace_file(attempt / "outputs.safetensors", save(outputs))
 
     best: dict[str, Any] | None = None
     if progress.best is not None and progress.best_weights is not None:
-        model.load_state_dict(progress.best_weights)
-        best = {
-            "step": progress.best.step,
-            "val": scores(logits(val), val.labels_N.cpu().numpy()),
-            "test": scores(logits(test), test.labels_N.cpu().numpy()),
-        }
+        best = {"step": progress.best.step, **final}
+        if progress.best.step != member.step:
+            model.load_state_dict(progress.best_weights)
+            for split in ("val", "test"):
+                best[split] = scores(logits(images[split]), images[split].labels_N.cpu().numpy())
     replace_file(attempt / "history.csv", history_text(progress.history))
     replace_file(attempt / "config.yaml", config_text(config, plan.identity, plan.chosen))
     names = ("config.yaml", "history.csv", "model.safetensors", "outputs.safetensors")

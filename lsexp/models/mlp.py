@@ -41,7 +41,7 @@ class MLP(nn.Module):
         init, masks: generators of weights and dropout masks.
     """
 
-    head = "fc"
+    head_name = "fc"
 
     def __init__(
         self,

@@ -14,7 +14,8 @@ class EpochRow:
 
     epoch: passes made; lr: rate of the last update; train_loss: mean smoothed cross-entropy in
     nats (before loss.scale) and train_accuracy over the row's batches, augmented, while training;
-    val_*: on val, None without one; seconds: of training so far, evaluation included.
+    val_*: on val, None without one and between evaluations (train.evals); seconds: of training so
+    far, evaluation included.
     """
 
     epoch: float

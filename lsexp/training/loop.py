@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
-from lsexp.data.batches import Images, Normalize
+from lsexp.config import StepsConfig
+from lsexp.data.batches import Images
 from lsexp.training.evaluate import accuracy_and_nll, logits_of
 from lsexp.training.history import EpochRow
 from lsexp.training.member import Member, step
@@ -87,9 +88,22 @@ def row_end(member: Member, after: int) -> int:
     return min(end if end > after else after + 1, member.config.train.steps)
 
 
+def evaluation_is_due(config: StepsConfig, before: int, after: int) -> bool:
+    """Whether to evaluate at the end of a pass, at step `after`, the last having ended at `before`.
+
+    `evals` are spread evenly over the steps: one at the first end of a pass behind each.
+
+    >>> tens = StepsConfig(steps=100, evals=4)
+    >>> [step for step in range(10, 101, 10) if evaluation_is_due(tens, step - 10, step)]
+    [30, 50, 80, 100]
+    """
+    if config.evals is None or after == config.steps:
+        return True
+    return after * config.evals // config.steps > before * config.evals // config.steps
+
+
 def train(
     member: Member,
-    normalize: Normalize,
     val: Images,
     watcher: Watcher,
     progress: Progress,
@@ -135,7 +149,7 @@ def train(
 
         at_end = member.step == end
         if at_end:
-            _finish_row(member, normalize, val, progress, losses, started)
+            _finish_row(member, val, progress, losses, started)
             watcher.epoch(progress.history[-1])
         stopping = watcher.stopping()
         now = time.monotonic()
@@ -152,7 +166,6 @@ def train(
 
 def _finish_row(
     member: Member,
-    normalize: Normalize,
     val: Images,
     progress: Progress,
     losses: torch.Tensor,
@@ -160,8 +173,9 @@ def _finish_row(
 ) -> None:
     batch = member.config.train.batch_size
     accuracy = nll = None
-    if len(val.labels_N):
-        logits = logits_of(member.model, normalize, val)
+    before = progress.history[-1].step if progress.history else 0
+    if len(val.labels_N) and evaluation_is_due(member.config.train, before, member.step):
+        logits = logits_of(member.model, member.preprocess, val)
         if not bool(logits.isfinite().all()):
             raise Diverged(member.step, "an output on val")
         accuracy, nll = accuracy_and_nll(logits, val.labels_N)

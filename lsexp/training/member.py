@@ -12,18 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsexp.config import TrainConfig
-from lsexp.data.batches import Batches, Images, Normalize, generator
+from lsexp.config import CustomConfig, TorchvisionConfig, TrainConfig
+from lsexp.data.batches import Batches, Images, Preprocess, generator, input_shape
 from lsexp.losses import smoothed_cross_entropy, targets
 from lsexp.models import build_model
-from lsexp.training.optimizer import build_optimizer, rate
+from lsexp.training.optimizer import build_optimizer, clip, rate
 
 
 class Member:
     """The state of one run in training.
 
+    Args:
+        train: images to train on; what `data.normalize` needs to know is taken from them.
+        num_classes: K.
+
     Attributes:
         step: updates made so far.
+        preprocess: pixels to inputs, for evaluation too.
         losses_S, correct: of the batches since the last `reset_sums`: the smoothed
             cross-entropy of each (nats, float32, before `loss.scale`) and how many images were
             classified right, counted in training, on augmented images. There is room for one
@@ -34,8 +39,6 @@ class Member:
         self,
         config: TrainConfig,
         train: Images,
-        normalize: Normalize,
-        image_shape: tuple[int, int, int],
         num_classes: int,
     ):
         device = train.labels_N.device
@@ -45,14 +48,20 @@ class Member:
         self.masks = torch.Generator(device).manual_seed(dropout_seed)
         self.model = build_model(
             config.model,
-            image_shape,
+            input_shape(train.images_NHWC.shape[1:], config.augment),
             num_classes,
             init=generator(config.seed, "init"),
             dropout=self.masks,
         ).to(device)
         self.optimizer = build_optimizer(self.model, config.optim)
+        crop = config.augment.crop
+        self.preprocess = Preprocess.fit(config.data.normalize, train.images_NHWC, crop)
         self.batches = Batches(
-            train, normalize, config.augment, batch_size=config.train.batch_size, seed=config.seed
+            train,
+            self.preprocess,
+            config.augment,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
         )
         self.eps_uniform = targets(config.loss, num_classes).eps_uniform
         self.step = 0
@@ -94,6 +103,9 @@ def step(member: Member) -> None:
     """One update from the next batch; no host synchronisation."""
     config = member.config
     images_BCHW, labels_B = member.batches(member.step)
+    if isinstance(config.model, CustomConfig | TorchvisionConfig):
+        # Their dropout draws from torch's own generator: by seed and step, so that it resumes.
+        torch.manual_seed(generator(config.seed, "dropout", member.step).initial_seed())
     with torch.autocast(
         member.device.type,
         dtype=torch.bfloat16,
@@ -104,8 +116,7 @@ def step(member: Member) -> None:
     loss = smoothed_cross_entropy(logits_BK, labels_B, member.eps_uniform)
     member.optimizer.zero_grad(set_to_none=True)
     (loss * config.loss.scale).backward()
-    if config.optim.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(member.model.parameters(), config.optim.clip_norm)
+    clip(member.optimizer, config.optim)
     lr = rate(config.optim, member.step, config.train.steps)
     for group in member.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]

@@ -14,7 +14,10 @@ from lsexp.errors import UserError
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Parameters of `model` by (rate factor, decay): `params`, `lr_scale`, `weight_decay`.
+    """Parameters of `model` by (rate factor, decay), each with them.
+
+    Keys: `params`, `lr_scale`, and the decay as `weight_decay`, or as `clipped_decay` with
+    optim.clip_decay.
 
     Raises:
         UserError: a name in optim.lr_scale or optim.decay matches no parameter, or two names in
@@ -23,7 +26,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     names = [name for name, _ in model.named_parameters()]
     scales: dict[str, float] = {}
     for layer, scale in config.lr_scale.items():
-        prefix = str(model.head) if layer == "head" else layer
+        prefix = str(model.head_name) if layer == "head" else layer
         matched = [n for n in names if n.startswith(f"{prefix}.") or n == prefix]
         _require(matched, f"optim.lr_scale={layer}", names)
         twice = [name for name in matched if name in scales]
@@ -39,8 +42,14 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault((scales.get(name, 1.0), decays.get(name, 0.0)), []).append(parameter)
+    first = config.clip_decay  # then `clip` adds the decay, not the optimiser
     return [
-        {"params": parameters, "lr_scale": scale, "weight_decay": decay}
+        {
+            "params": parameters,
+            "lr_scale": scale,
+            "weight_decay": 0.0 if first else decay,
+            "clipped_decay": decay if first else 0.0,
+        }
         for (scale, decay), parameters in groups.items()
     ]
 
@@ -64,6 +73,23 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def clip(optimizer: torch.optim.Optimizer, config: OptimConfig) -> None:
+    """Clip the gradient of all parameters together to the norm `clip_norm`, if there is one.
+
+    With `clip_decay` the decay is added first, as where it is part of the loss.
+    """
+    if config.clip_norm is None:
+        return
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
+        if group["clipped_decay"]:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach(), alpha=group["clipped_decay"])
+    torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
 
 
 def _require(matched: list[str], words: str, names: Iterable[str]) -> None:

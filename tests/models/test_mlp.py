@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lsexp.config import MLPConfig, ModelConfig
-from lsexp.errors import UserError
+from lsexp.config import MLPConfig
 from lsexp.models import MLP, build_model
 from lsexp.models.mlp import Dropout
 
@@ -54,7 +53,7 @@ def test_forward_is_plain_arithmetic():
 def test_features_are_what_the_module_named_head_takes_in(training):
     model = mlp(dropout=0.5).train(training)
     taken = []
-    head = model.get_submodule(model.head)
+    head = model.get_submodule(model.head_name)
     head.register_forward_hook(lambda _module, inputs, output: taken.append((inputs[0], output)))
     logits, features = model(images())
     [(head_input, head_output)] = taken
@@ -129,11 +128,6 @@ def test_without_dropout_the_mask_generator_is_not_touched():
     before = masks.get_state()
     assert isinstance(Dropout(0.0, masks).train()(images()), torch.Tensor)
     assert torch.equal(masks.get_state(), before)
-
-
-def test_an_unknown_network_is_refused_by_its_key():
-    with pytest.raises(UserError, match=r"model\.name=cnn"):
-        build_model(ModelConfig(name="cnn"), (2, 3, 2), 3, init=seeded(0), dropout=seeded(0))
 
 
 def test_mlp_takes_any_number_of_hidden_layers():

@@ -223,7 +223,12 @@ def test_config_yaml_holds_every_key_in_effect(tmp_path):
         "init_std": None,
     }
     assert stored["loss"]["eps"] == 0.1
-    assert stored["train"] == {"steps": 50, "epochs": None, "batch_size": 64}
+    assert stored["train"] == {
+        "steps": 50,
+        "epochs": None,
+        "batch_size": 64,
+        "evals": None,
+    }
     assert stored["identity"] == plan.identity
 
 

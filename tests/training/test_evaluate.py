@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lsexp.config import MLPConfig, StepsConfig, TrainConfig
-from lsexp.data.batches import Images, Normalize
+from lsexp.config import DataConfig, MLPConfig, StepsConfig, TrainConfig
+from lsexp.data.batches import Images
 from lsexp.training import evaluate
 from lsexp.training.evaluate import accuracy_and_nll, logits_of
 from lsexp.training.member import Member, step
@@ -18,44 +18,44 @@ def trained():
     """A member that trains in bf16 with dropout, its normalisation and its 10 images."""
     pixels = np.random.RandomState(0).randint(0, 256, (10, 4, 4, 1)).astype(np.uint8)
     images = Images(torch.from_numpy(pixels), torch.arange(10) % 3)
-    normalize = Normalize.fit("channel", images.images_NHWC)
     config = TrainConfig(
+        data=DataConfig(normalize="channel"),
         model=MLPConfig(widths=[8], dropout=0.5),
         train=StepsConfig(steps=5, batch_size=4),
         precision="bf16",
     )
-    member = Member(config, images, normalize, (4, 4, 1), 3)
+    member = Member(config, images, 3)
     step(member)
-    return member, normalize, images
+    return member, member.preprocess, images
 
 
 def test_logits_are_those_of_the_network_in_float32_without_dropout(trained):
-    member, normalize, images = trained
-    found = logits_of(member.model, normalize, images)
+    member, preprocess, images = trained
+    found = logits_of(member.model, preprocess, images)
     assert found.dtype == torch.float32
     assert not found.requires_grad
     weights = {name: value.double() for name, value in member.model.state_dict().items()}
-    x = normalize(images.images_NHWC).double().flatten(1)
+    x = preprocess(images.images_NHWC).double().flatten(1)
     x = (x @ weights["hidden.0.weight"].T + weights["hidden.0.bias"]).relu()
     expected = x @ weights["fc.weight"].T + weights["fc.bias"]
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(found, member.model.eval()(normalize(images.images_NHWC))[0])
+    assert torch.equal(found, member.model.eval()(preprocess(images.images_NHWC))[0])
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_of_the_network_is_what_it_was(trained, training):
-    member, normalize, images = trained
+    member, preprocess, images = trained
     member.model.train(training)
-    logits_of(member.model, normalize, images)
+    logits_of(member.model, preprocess, images)
     assert {module.training for module in member.model.modules()} == {training}
 
 
 def test_evaluation_moves_nothing_that_training_uses(trained):
-    member, normalize, images = trained
+    member, preprocess, images = trained
     masks = member.masks.get_state()
     before = [parameter.detach().clone() for parameter in member.model.parameters()]
     pixels = images.images_NHWC.clone()
-    logits_of(member.model, normalize, images)
+    logits_of(member.model, preprocess, images)
     assert torch.equal(member.masks.get_state(), masks)
     assert torch.equal(images.images_NHWC, pixels)
     for parameter, was in zip(member.model.parameters(), before, strict=True):
@@ -64,10 +64,10 @@ def test_evaluation_moves_nothing_that_training_uses(trained):
 
 @pytest.mark.parametrize("batch", [1, 3, 10])
 def test_logits_come_in_the_order_of_the_images_whatever_the_batch(trained, batch, monkeypatch):
-    member, normalize, images = trained
-    expected = logits_of(member.model, normalize, images)
+    member, preprocess, images = trained
+    expected = logits_of(member.model, preprocess, images)
     monkeypatch.setattr(evaluate, "BATCH", batch)
-    torch.testing.assert_close(logits_of(member.model, normalize, images), expected)
+    torch.testing.assert_close(logits_of(member.model, preprocess, images), expected)
 
 
 def test_accuracy_and_nll_by_hand():

@@ -14,7 +14,7 @@ import torch
 from lsexp.compose import train_configs
 from lsexp.config import check
 from lsexp.data import Dataset, draw_splits, load
-from lsexp.data.batches import Images, Normalize
+from lsexp.data.batches import Images
 from lsexp.data.canonical import Arrays, canonical
 from lsexp.training.member import Member, step
 
@@ -26,25 +26,32 @@ ADVICE = (
 )
 
 
-def made_up_mnist() -> Dataset:
-    """2,500 images of MNIST's shape from a formula; labels 0..9 in turn."""
-    i, y, x = np.ogrid[:2500, :28, :28]
-    images = ((i * 31 + y * 7 + x * 13) % 256).astype(np.uint8)[..., None]
-    labels = np.arange(2500) % 10
-    classes = tuple(str(k) for k in range(10))
-    return canonical("mnist", Arrays(images, labels, images[:10], labels[:10], classes))
+def made_up(name: str, size: int, channels: int, num_classes: int) -> Dataset:
+    """2,500 images of a set's shape from a formula; labels in turn."""
+    i, y, x, c = np.ogrid[:2500, :size, :size, :channels]
+    images = ((i * 31 + y * 7 + x * 13 + c * 57) % 256).astype(np.uint8)
+    labels = np.arange(2500) % num_classes
+    classes = tuple(str(k) for k in range(num_classes))
+    return canonical(name, Arrays(images, labels, images[:10], labels[:10], classes))
+
+
+MADE_UP = {
+    "mnist": lambda: made_up("mnist", 28, 1, 10),
+    "cifar10": lambda: made_up("cifar10", 32, 3, 10),
+    "cifar100": lambda: made_up("cifar100", 32, 3, 100),
+}
 
 
 def first_steps(recipe: str, *words: str) -> dict[str, dict[str, float]]:
     """Losses of the first steps and norms of the weights after them."""
     [(config, _)] = train_configs([f"recipe={recipe}", "budget=smoke", "precision=fp32", *words])
     check(config)
-    dataset = load(config.data, None) if recipe == "digits_mlp" else made_up_mnist()
+    made = MADE_UP.get(config.data.name)
+    dataset = load(config.data, None) if made is None else made()
     splits = draw_splits(dataset, config.data)
     arrays = dataset.arrays
     train = Images.on(torch.device("cpu"), arrays.train_images, arrays.train_labels, splits.train)
-    normalize = Normalize.fit(config.data.normalize, train.images_NHWC)
-    member = Member(config, train, normalize, dataset.image_shape, dataset.num_classes)
+    member = Member(config, train, dataset.num_classes)
     for _ in range(STEPS):
         step(member)
     return {
@@ -52,6 +59,7 @@ def first_steps(recipe: str, *words: str) -> dict[str, dict[str, float]]:
         "norms": {
             name: weight.double().norm().item()
             for name, weight in member.model.state_dict().items()
+            if weight.is_floating_point()
         },
     }
 
@@ -62,6 +70,8 @@ def first_steps(recipe: str, *words: str) -> dict[str, dict[str, float]]:
         ("digits_mlp", ["digits_mlp"]),
         ("digits_mlp_smoothed", ["digits_mlp", "loss.eps=0.1", "seed=1"]),
         ("mnist_mlp", ["mnist_mlp"]),
+        ("cifar10_alexnet", ["cifar10_alexnet", "loss.eps=0.1"]),
+        ("cifar100_resnet56_thin", ["cifar100_resnet56_thin", "loss.eps=0.1"]),
     ],
 )
 def test_the_first_steps_of_a_recipe_are_what_they_were(name, words):
@@ -78,4 +88,6 @@ def test_the_first_steps_of_a_recipe_are_what_they_were(name, words):
     stored = json.loads(path.read_text())
     assert found.keys() == stored.keys()
     for kind, expected in stored.items():
-        assert found[kind] == pytest.approx(expected, rel=1e-4), ADVICE
+        # Rounding, which differs between CPUs, grows with the depth.
+        rel = 1e-3 if "resnet" in name else 1e-4
+        assert found[kind] == pytest.approx(expected, rel=rel, abs=1e-6), ADVICE

@@ -10,7 +10,7 @@ import torch
 
 from lsexp.config import DataConfig, LossConfig, MLPConfig, OptimConfig, StepsConfig, TrainConfig
 from lsexp.data import draw_splits, load
-from lsexp.data.batches import Images, Normalize
+from lsexp.data.batches import Images
 from lsexp.errors import UserError
 from lsexp.training import hardware
 from lsexp.training.evaluate import accuracy_and_nll, logits_of
@@ -35,7 +35,7 @@ def build(precision):
         model=MLPConfig(widths=[16]), train=StepsConfig(9, batch_size=4), precision=precision
     )
     train = Images(images, torch.arange(10) % 3)
-    return Member(config, train, Normalize.fit("unit", images), (4, 4, 1), 3)
+    return Member(config, train, 3)
 
 
 def timed(monkeypatch, fp32, bf16):
@@ -144,7 +144,6 @@ def test_bf16_learns_the_digits_as_well_as_fp32():
     arrays, cpu = dataset.arrays, torch.device("cpu")
     train = Images.on(cpu, arrays.train_images, arrays.train_labels, splits.train)
     val = Images.on(cpu, arrays.train_images, arrays.train_labels, splits.val)
-    normalize = Normalize.fit("unit", train.images_NHWC)
     config = TrainConfig(
         model=MLPConfig(widths=[64]),
         loss=LossConfig(eps=0.1),
@@ -154,11 +153,11 @@ def test_bf16_learns_the_digits_as_well_as_fp32():
     accuracy = {}
     for precision in ("fp32", "bf16"):
         trial = replace(config, precision=precision)
-        member = Member(trial, train, normalize, dataset.image_shape, dataset.num_classes)
+        member = Member(trial, train, dataset.num_classes)
         while member.step < 200:
             step(member)
             member.reset_sums()
-        logits = logits_of(member.model, normalize, val)
+        logits = logits_of(member.model, member.preprocess, val)
         accuracy[precision], _ = accuracy_and_nll(logits, val.labels_N)
     assert accuracy["fp32"] > 0.93
     assert accuracy["bf16"] == pytest.approx(accuracy["fp32"], abs=0.03)

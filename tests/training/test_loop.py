@@ -17,7 +17,7 @@ from lsexp.config import (
     StepsConfig,
     TrainConfig,
 )
-from lsexp.data.batches import Images, Normalize
+from lsexp.data.batches import Images
 from lsexp.launch.local import execute
 from lsexp.launch.plan import plan
 from lsexp.training import loop
@@ -51,14 +51,13 @@ def some_images(count, seed):
     return Images(torch.from_numpy(pixels), torch.arange(count) % 3)
 
 
-NORMALIZE = Normalize.fit("unit", some_images(1, 0).images_NHWC)
 VAL = some_images(20, seed=1)
 NO_VAL = some_images(0, seed=1)
 
 
 def make(images=10, config=CONFIG, **changes):
     train_images = some_images(images, seed=0)
-    return Member(replace(config, **changes), train_images, NORMALIZE, (4, 4, 1), 3)
+    return Member(replace(config, **changes), train_images, 3)
 
 
 class Notes:
@@ -87,9 +86,9 @@ def run(member, val=VAL, progress=None, *, notes=None, checkpoint_seconds=FOREVE
     """Train to the end; what was told."""
     notes = notes or Notes()
     progress = progress or Progress()
-    assert train(
-        member, NORMALIZE, val, notes, progress, checkpoint_seconds=checkpoint_seconds
-    ) == (member.step == member.config.train.steps)
+    assert train(member, val, notes, progress, checkpoint_seconds=checkpoint_seconds) == (
+        member.step == member.config.train.steps
+    )
     return notes, progress
 
 
@@ -149,7 +148,7 @@ def test_a_row_holds_the_means_over_its_batches_and_the_scores_on_val():
         twin.reset_sums()
         step(twin)
         if twin.step in (3, 5, 8, 10, 12):
-            scores = accuracy_and_nll(logits_of(twin.model, NORMALIZE, VAL), VAL.labels_N)
+            scores = accuracy_and_nll(logits_of(twin.model, twin.preprocess, VAL), VAL.labels_N)
             means.append((np.mean(losses), right / (4 * len(losses)), *scores))
             losses, right = [], 0
     found = [(r.train_loss, r.train_accuracy, r.val_accuracy, r.val_nll) for r in rows]

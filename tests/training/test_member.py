@@ -16,7 +16,7 @@ from lsexp.config import (
     StepsConfig,
     TrainConfig,
 )
-from lsexp.data.batches import Images, Normalize
+from lsexp.data.batches import Images
 from lsexp.training.checkpoint import pack, unpack
 from lsexp.training.member import Member, step
 
@@ -36,9 +36,8 @@ def make(config=CONFIG, **changes):
     """A member on ten images of 4 x 4 pixels in three classes."""
     pixels = np.random.RandomState(0).randint(0, 256, (10, 4, 4, 1)).astype(np.uint8)
     images = torch.from_numpy(pixels)
-    normalize = Normalize.fit("unit", images)
     train = Images(images, torch.arange(10) % 3)
-    return Member(replace(config, **changes), train, normalize, (4, 4, 1), 3)
+    return Member(replace(config, **changes), train, 3)
 
 
 def with_dropout(p):

@@ -6,13 +6,13 @@ from torch import nn
 
 from lsexp.config import OptimConfig
 from lsexp.errors import UserError
-from lsexp.training.optimizer import build_optimizer, rate
+from lsexp.training.optimizer import build_optimizer, clip, rate
 
 NAMES = ("hidden.weight", "hidden.bias", "fc.weight", "fc.bias")
 
 
 class Tiny(nn.Module):
-    head = "fc"
+    head_name = "fc"
 
     def __init__(self):
         super().__init__()
@@ -189,3 +189,61 @@ def test_milestones_fall_between_steps_and_on_them():
     assert rate(config, 0, 40) == 1.0
     assert rate(config, 1, 40) == 0.5
     assert [rate(config, step, 390_000) for step in (259_999, 260_000)] == [0.5, 0.25]
+
+
+# Clipping.
+
+
+def one_step(optim, loss_of, gradient_scale=1.0):
+    """Weights of a small network after a step on `loss_of(model)` with these settings."""
+    model = Tiny()
+    optimizer = build_optimizer(model, optim)
+    (gradient_scale * loss_of(model)).backward()
+    clip(optimizer, optim)
+    optimizer.step()
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+def output(model):
+    return model.fc(model.hidden(torch.tensor([[1.0, 2.0]]))).sum()
+
+
+@pytest.mark.parametrize("gradient_scale", [0.001, 1.0])
+def test_clipping_with_the_decay_in_it_is_clipping_of_a_loss_that_holds_the_decay(gradient_scale):
+    decay = 0.05
+    optim = OptimConfig(
+        lr=0.5, weight_decay=decay, decay=["*.weight"], clip_norm=1.0, clip_decay=True
+    )
+    found = one_step(optim, output, gradient_scale)
+    model = Tiny()
+    squares = sum((p**2).sum() for name, p in model.named_parameters() if "weight" in name)
+    (gradient_scale * output(model) + decay / 2 * squares).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for ours, theirs in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.detach() - 0.5 * theirs.grad)
+
+
+def test_clipping_without_it_leaves_the_decay_whole():
+    optim = OptimConfig(lr=0.5, weight_decay=0.05, decay=["*.weight"], clip_norm=1.0)
+    found = one_step(optim, output)
+    model = Tiny()
+    output(model).backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    assert norm > 1
+    for ours, (name, theirs) in zip(found, model.named_parameters(), strict=True):
+        decay = 0.05 if "weight" in name else 0.0
+        torch.testing.assert_close(ours, theirs.detach() * (1 - 0.5 * decay) - 0.5 * theirs.grad)
+
+
+def test_a_gradient_below_the_norm_is_left_as_it_is():
+    small = OptimConfig(lr=0.5, clip_norm=1e6)
+    for ours, theirs in zip(
+        one_step(small, output), one_step(OptimConfig(lr=0.5), output), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_parameters_without_a_gradient_stay():
+    optim = OptimConfig(lr=0.5, weight_decay=0.1, clip_norm=1.0, clip_decay=True, decay=["*"])
+    hidden_weight, *_ = one_step(optim, lambda model: model.fc.weight.sum())
+    torch.testing.assert_close(hidden_weight, torch.ones(2, 2))

@@ -1,0 +1,103 @@
+"""The pre-activation ResNet of the paper (A.2): tensor2tensor's for CIFAR, of any depth 6n + 2.
+
+Shape letters: B examples, C channels, H height, W width, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TRUNCATED = 0.87962566103423978
+"""Standard deviation of a standard normal truncated at 2."""
+
+
+class Block(nn.Module):
+    """Two convolutions of 3 x 3, each behind batch normalisation and ReLU, beside a shortcut.
+
+    The first block of a group (`project`) has a 1 x 1 convolution and a normalisation as its
+    shortcut, of the activated input, even where the shapes would do without.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, project: bool):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.project: nn.Module | None = None
+        if project:
+            self.project = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.project_bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x_BCHW))
+        shortcut = x_BCHW if self.project is None else self.project_bn(self.project(active))
+        x = self.conv1(active)
+        x = self.conv2(F.relu(self.bn2(x)))
+        return x + shortcut
+
+
+class ResNet(nn.Module):
+    """A stem, three groups of n blocks, each at half the resolution, a mean, a linear layer.
+
+    As in the base code the stem is followed by a normalisation and a ReLU of its own, and nothing
+    comes between the last block and the mean: features may be negative. torch's defaults for
+    batch normalisation (momentum 0.1, eps 1e-5) are the base code's 0.9 and 1e-5.
+
+    Args:
+        channels: C of the images.
+        num_classes: K.
+        depth: 6n + 2.
+        stem_width, stem_kernel: filters of the first convolution and their size (odd), pixels.
+        widths: filters of the three groups; the last is D.
+        init: generator of the weights. Convolutions have the variance 1 / inputs of a filter, the
+            last layer 4 / (D + K) (the base code's gain of 2 over the mean of inputs and
+            outputs); both are normal, truncated at two standard deviations.
+    """
+
+    head_name = "fc"
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        depth: int,
+        stem_width: int,
+        stem_kernel: int,
+        widths: Sequence[int],
+        init: torch.Generator,
+    ):
+        super().__init__()
+        self.stem = nn.Conv2d(
+            channels, stem_width, stem_kernel, padding=stem_kernel // 2, bias=False
+        )
+        self.stem_bn = nn.BatchNorm2d(stem_width)
+        blocks, inputs = [], stem_width
+        for group, outputs in enumerate(widths):
+            for number in range((depth - 2) // 6):
+                first = number == 0
+                stride = 2 if first and group > 0 else 1
+                blocks.append(Block(inputs, outputs, stride=stride, project=first))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.fc = nn.Linear(inputs, num_classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                _truncated_normal(layer.weight, 1 / layer.weight[0].numel(), init)
+        _truncated_normal(self.fc.weight, 4 / (inputs + num_classes), init)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.stem_bn(self.stem(images_BCHW)))
+        features_BD = self.blocks(x).mean((2, 3))
+        return self.fc(features_BD), features_BD
+
+
+def _truncated_normal(weight: Tensor, variance: float, init: torch.Generator) -> None:
+    std = variance**0.5 / TRUNCATED
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=init)
