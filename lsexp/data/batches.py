@@ -10,7 +10,9 @@ Shape letters: N images, B images in a batch, H height, W width, C channels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -36,24 +38,50 @@ def input_shape(image_shape: Sequence[int], augment: AugmentConfig) -> tuple[int
     return augment.crop or height, augment.crop or width, channels
 
 
-class Images(NamedTuple):
+@dataclass(frozen=True)
+class Images:
     """Images of one split on the device.
 
-    images_NHWC: uint8; labels_N: int64, in 0..K-1.
+    On a CPU the pixels stay where they are, perhaps memory-mapped and shared with other
+    processes, and are taken by index; a GPU has a copy of the split's own.
+
+    pixels_MHWC: uint8, of M images of which the split is a part; index_N: which they are, int64;
+    labels_N: int64, in 0..K-1.
     """
 
-    images_NHWC: Tensor
+    pixels_MHWC: Tensor
+    index_N: Tensor
     labels_N: Tensor
 
     @staticmethod
     def on(
         device: torch.device, images: np.ndarray, labels: np.ndarray, which: np.ndarray
     ) -> Images:
-        """Take the images at the indices `which` onto the device."""
-        return Images(
-            torch.from_numpy(np.ascontiguousarray(images[which])).to(device),
-            torch.from_numpy(np.ascontiguousarray(labels[which])).to(device),
-        )
+        """The images at the indices `which`, ready on the device."""
+        labels_N = torch.from_numpy(labels[which]).to(device)
+        if device.type == "cpu":
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                return Images(torch.from_numpy(images), torch.from_numpy(which), labels_N)
+        pixels_NHWC = torch.from_numpy(np.ascontiguousarray(images[which])).to(device)
+        return Images(pixels_NHWC, torch.arange(len(which), device=device), labels_N)
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) in pixels."""
+        height, width, channels = self.pixels_MHWC.shape[1:]
+        return height, width, channels
+
+    def take(self, positions_B: Tensor) -> Tensor:
+        """Pixels uint8 [B, H, W, C] at positions 0..N-1 of the split."""
+        return self.pixels_MHWC[self.index_N[positions_B]]
+
+    def parts(self, size: int) -> Iterator[Tensor]:
+        """All pixels in order, at most `size` images at a time."""
+        return (self.pixels_MHWC[index] for index in self.index_N.split(size))
 
 
 class Preprocess(NamedTuple):
@@ -68,23 +96,21 @@ class Preprocess(NamedTuple):
     scale_C: Tensor | None
 
     @staticmethod
-    def fit(how: str, images_NHWC: Tensor, crop: int | None = None) -> Preprocess:
+    def fit(how: str, images: Images, crop: int | None = None) -> Preprocess:
         """`data.normalize` for these training images (exact: sums of integers)."""
         if how == "image":
             return Preprocess(crop, None, None)
-        channels = images_NHWC.shape[3]
+        height, width, channels = images.shape
         mean, std = torch.zeros(channels), torch.full((channels,), 255.0)
         if how == "channel":
-            flat = images_NHWC.reshape(-1, channels)
-            count = len(flat)
-            first = flat.sum(0, dtype=torch.int64).cpu().double() / count
-            second = sum(  # in parts: squares need a wider type than the pixels
-                part.to(torch.int32).square().sum(0, dtype=torch.int64).cpu().double()
-                for part in flat.split(1 << 24)
-            )
+            sums = torch.zeros(2, channels, dtype=torch.int64)
+            for part in images.parts(4096):  # squares need a wider type than the pixels
+                wide = part.reshape(-1, channels).to(torch.int32)
+                sums += torch.stack([(wide**power).sum(0) for power in (1, 2)]).cpu()
+            first, second = sums.double() / (len(images) * height * width)
             mean = first.float()
-            std = (second / count - first**2).sqrt().clamp_min(1e-3).float()
-        device = images_NHWC.device
+            std = (second - first**2).sqrt().clamp_min(1e-3).float()
+        device = images.labels_N.device
         return Preprocess(crop, mean.to(device), (1 / std).to(device))
 
     def __call__(self, images_BHWC: Tensor) -> Tensor:
@@ -137,24 +163,20 @@ class Batches:
         batch_size: int,
         seed: int,
     ):
-        self.labels_N = train.labels_N
+        self.train = train
         self.preprocess = preprocess
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
-        height, width, _ = input_shape(train.images_NHWC.shape[1:], augment)
-        padded = train.images_NHWC
-        shift = augment.shift
-        if shift:
-            padded = F.pad(padded, (0, 0, shift, shift, shift, shift))
-        # A view of every window: [N, places in y, in x, H, W, C], H and W as the network sees.
-        windows = padded.unfold(1, height, 1).unfold(2, width, 1)
-        self.windows = windows.permute(0, 1, 2, 4, 5, 3)
+        self.size = input_shape(train.shape, augment)[:2]
+        height, width, _ = train.shape
+        self.places_y = height + 2 * augment.shift - self.size[0] + 1
+        self.places_x = width + 2 * augment.shift - self.size[1] + 1
         self._drawn: dict[int, Epoch] = {}
 
     def __len__(self) -> int:
         """Images in a pass."""
-        return len(self.labels_N)
+        return len(self.train)
 
     def epoch(self, number: int) -> Epoch:
         """The draws of pass `number`, on the device; the last two passes are kept.
@@ -162,13 +184,12 @@ class Batches:
         All are drawn, in one order, so that switching one on leaves the others as they are.
         """
         if number not in self._drawn:
-            count, device = len(self), self.labels_N.device
+            count, device = len(self), self.train.labels_N.device
             rng = generator(self.seed, "augment", number)
-            places_y, places_x = self.windows.shape[1:3]
             drawn = Epoch(
                 torch.randperm(count, generator=generator(self.seed, "order", number)),
-                torch.randint(0, places_y, (count,), generator=rng),
-                torch.randint(0, places_x, (count,), generator=rng),
+                torch.randint(0, self.places_y, (count,), generator=rng),
+                torch.randint(0, self.places_x, (count,), generator=rng),
                 torch.randint(0, 2, (count,), generator=rng).bool(),
                 torch.empty(count).uniform_(-1, 1, generator=rng),
                 torch.empty(count).uniform_(-1, 1, generator=rng),
@@ -190,8 +211,19 @@ class Batches:
             parts.append([draw[position : position + take] for draw in self.epoch(number)])
             start, left = start + take, left - take
         batch = Epoch(*(parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))))
-        images_BHWC = self.windows[batch.order_N, batch.dy_N, batch.dx_N]
-        return self.preprocess(self._altered(images_BHWC, batch)), self.labels_N[batch.order_N]
+        images_BHWC = self._altered(self._windows(batch), batch)
+        return self.preprocess(images_BHWC), self.train.labels_N[batch.order_N]
+
+    def _windows(self, batch: Epoch) -> Tensor:
+        images_BHWC = self.train.take(batch.order_N)
+        if self.places_y == self.places_x == 1:
+            return images_BHWC
+        shift = self.augment.shift
+        padded = F.pad(images_BHWC, (0, 0, shift, shift, shift, shift)) if shift else images_BHWC
+        # A view of every window: [B, places in y, in x, H, W, C], H and W as the network sees.
+        views = padded.unfold(1, self.size[0], 1).unfold(2, self.size[1], 1)
+        each = torch.arange(len(padded), device=padded.device)
+        return views.permute(0, 1, 2, 4, 5, 3)[each, batch.dy_N, batch.dx_N]
 
     def _altered(self, images_BHWC: Tensor, batch: Epoch) -> Tensor:
         """Flip, then brightness, then contrast, as TensorFlow's tutorial; nothing is clipped."""

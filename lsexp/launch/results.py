@@ -71,9 +71,9 @@ def write_results(
     train_logits = logits(clean)
     final: dict[str, Any] = {}
     outputs = {"train.indices": torch.from_numpy(plan.splits.train)}
-    which = {"val": plan.splits.val, "test": np.arange(len(test.labels_N))}
+    which = {"val": plan.splits.val, "test": np.arange(len(test))}
     for split in ("val", "test"):
-        if len(images[split].labels_N):
+        if len(images[split]):
             labels, found = images[split].labels_N.cpu(), logits(images[split])
             final[split] = scores(found, labels.numpy())
             outputs[f"{split}.logits"] = torch.from_numpy(found)
@@ -99,7 +99,7 @@ def write_results(
         "best_val": best,
         "train": {
             "accuracy": float((train_logits.argmax(1) == clean.labels_N.cpu().numpy()).mean()),
-            "images": len(clean.labels_N),
+            "images": len(clean),
         },
         "targets": plan.targets._asdict(),
         "steps": member.step,

@@ -25,7 +25,7 @@ def logits_of(model: nn.Module, preprocess: Preprocess, images: Images) -> Tenso
     """Logits float32 [N, K] on the device, in evaluation mode, images unaugmented."""
     training = model.training
     model.eval()
-    parts = [model(preprocess(part))[0] for part in images.images_NHWC.split(BATCH)]
+    parts = [model(preprocess(part))[0] for part in images.parts(BATCH)]
     model.train(training)
     return torch.cat(parts)
 

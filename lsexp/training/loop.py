@@ -174,7 +174,7 @@ def _finish_row(
     batch = member.config.train.batch_size
     accuracy = nll = None
     before = progress.history[-1].step if progress.history else 0
-    if len(val.labels_N) and evaluation_is_due(member.config.train, before, member.step):
+    if len(val) and evaluation_is_due(member.config.train, before, member.step):
         logits = logits_of(member.model, member.preprocess, val)
         if not bool(logits.isfinite().all()):
             raise Diverged(member.step, "an output on val")

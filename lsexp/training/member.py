@@ -48,14 +48,14 @@ class Member:
         self.masks = torch.Generator(device).manual_seed(dropout_seed)
         self.model = build_model(
             config.model,
-            input_shape(train.images_NHWC.shape[1:], config.augment),
+            input_shape(train.shape, config.augment),
             num_classes,
             init=generator(config.seed, "init"),
             dropout=self.masks,
         ).to(device)
         self.optimizer = build_optimizer(self.model, config.optim)
         crop = config.augment.crop
-        self.preprocess = Preprocess.fit(config.data.normalize, train.images_NHWC, crop)
+        self.preprocess = Preprocess.fit(config.data.normalize, train, crop)
         self.batches = Batches(
             train,
             self.preprocess,

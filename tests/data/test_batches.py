@@ -17,6 +17,12 @@ def pixels(channels):
     return Preprocess(None, torch.zeros(channels), torch.ones(channels))
 
 
+def fit(how, images, crop=None):
+    """Preprocess.fit for all of these images, a uint8 tensor."""
+    labels = np.arange(len(images))
+    return Preprocess.fit(how, Images.on(CPU, images.numpy(), labels, labels), crop)
+
+
 def batches(images, labels=None, *, batch_size=4, seed=0, preprocess=None, **augment):
     if labels is None:
         labels = np.arange(len(images))
@@ -106,10 +112,10 @@ def test_the_images_are_not_written_to():
     images = RNG.randint(0, 256, (6, 4, 4, 3)).astype(np.uint8)
     train = Images.on(CPU, images, np.arange(6), np.arange(6))
     for how in ("unit", "channel", "image"):
-        preprocess = Preprocess.fit(how, train.images_NHWC)
+        preprocess = Preprocess.fit(how, train)
         Batches(train, preprocess, AugmentConfig(), batch_size=6, seed=0)(0)
-        preprocess(train.images_NHWC)
-    np.testing.assert_array_equal(train.images_NHWC.numpy(), images)
+        preprocess(train.pixels_MHWC)
+    np.testing.assert_array_equal(train.pixels_MHWC.numpy(), images)
 
 
 def test_images_are_taken_by_index_from_arrays_that_cannot_be_written(tmp_path):
@@ -119,7 +125,9 @@ def test_images_are_taken_by_index_from_arrays_that_cannot_be_written(tmp_path):
     labels = np.arange(6)
     labels.flags.writeable = False
     taken = Images.on(CPU, mapped, labels, np.array([4, 1]))
-    np.testing.assert_array_equal(taken.images_NHWC.numpy(), images[[4, 1]])
+    np.testing.assert_array_equal(taken.take(torch.tensor([0, 1])).numpy(), images[[4, 1]])
+    np.testing.assert_array_equal(torch.cat(list(taken.parts(1))).numpy(), images[[4, 1]])
+    assert taken.shape == (2, 2, 1)
     assert taken.labels_N.tolist() == [4, 1]
 
 
@@ -265,7 +273,7 @@ def by_hand(how, train, images):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalisation_is_that_of_numpy(how, channels):
     train, others = COLOURS[:30, ..., :channels], COLOURS[30:, ..., :channels]
-    preprocess = Preprocess.fit(how, torch.from_numpy(train.copy()))
+    preprocess = fit(how, torch.from_numpy(train.copy()))
     for images in (train, others):
         found = preprocess(torch.from_numpy(images.copy())).permute(0, 2, 3, 1).numpy()
         assert found.dtype == np.float32
@@ -273,18 +281,18 @@ def test_normalisation_is_that_of_numpy(how, channels):
 
 
 def test_unit_pixels_end_at_exactly_zero_and_one():
-    preprocess = Preprocess.fit("unit", torch.zeros(1, 1, 1, 1, dtype=torch.uint8))
+    preprocess = fit("unit", torch.zeros(1, 1, 1, 1, dtype=torch.uint8))
     ends = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
     assert preprocess(ends).flatten().tolist() == [0.0, 1.0]
 
 
 def test_channel_statistics_are_exact():
     images = torch.from_numpy(COLOURS)
-    preprocess = Preprocess.fit("channel", images)
+    preprocess = fit("channel", images)
     flat = COLOURS.reshape(-1, 3).astype(np.float64)
     np.testing.assert_array_equal(preprocess.shift_C.numpy(), flat.mean(0).astype(np.float32))
     np.testing.assert_allclose(1 / preprocess.scale_C.numpy(), flat.std(0), rtol=2e-7)
-    again = Preprocess.fit("channel", images.flip(0))
+    again = fit("channel", images.flip(0))
     assert torch.equal(again.shift_C, preprocess.shift_C)
     assert torch.equal(again.scale_C, preprocess.scale_C)
 
@@ -292,7 +300,7 @@ def test_channel_statistics_are_exact():
 def test_channel_normalisation_survives_a_constant_channel():
     images = torch.from_numpy(COLOURS.copy())
     images[..., 1] = 77
-    found = Preprocess.fit("channel", images)(images)
+    found = fit("channel", images)(images)
     assert found.isfinite().all()
     assert found[:, 1].abs().max() == 0
 
@@ -300,7 +308,7 @@ def test_channel_normalisation_survives_a_constant_channel():
 @pytest.mark.parametrize("value", [0, 1, 77, 255])
 def test_image_normalisation_of_a_constant_image_is_zero(value):
     images = torch.full((2, 32, 32, 3), value, dtype=torch.uint8)
-    found = Preprocess.fit("image", images)(images)
+    found = fit("image", images)(images)
     assert found.isfinite().all()
     assert found.abs().max() == 0
 
@@ -308,14 +316,14 @@ def test_image_normalisation_of_a_constant_image_is_zero(value):
 def test_image_normalisation_of_an_almost_constant_image_is_floored():
     images = torch.zeros(1, 5, 5, 4, dtype=torch.uint8)
     images[0, 0, 0, 0] = 1
-    found = Preprocess.fit("image", images)(images)
+    found = fit("image", images)(images)
     # Mean 0.01; std sqrt(0.01 x 0.99) is less than the floor 1 / sqrt(100).
     torch.testing.assert_close(found.max(), torch.tensor(9.9))
     torch.testing.assert_close(found.min(), torch.tensor(-0.1))
 
 
 def test_image_normalisation_does_not_depend_on_the_other_images():
-    preprocess = Preprocess.fit("image", torch.from_numpy(COLOURS))
+    preprocess = fit("image", torch.from_numpy(COLOURS))
     alone = preprocess(torch.from_numpy(COLOURS[:1]))
     torch.testing.assert_close(preprocess(torch.from_numpy(COLOURS))[:1], alone)
 
@@ -405,7 +413,7 @@ def test_contrast_is_uniform():
 
 def test_brightness_goes_unseen_where_each_image_is_standardised():
     images = ramp(30, 6, 6, 3)
-    image = Preprocess.fit("image", torch.from_numpy(images))
+    image = fit("image", torch.from_numpy(images))
     plain, _ = batches(images, contrast=0.8, batch_size=30, preprocess=image)(0)
     bright, _ = batches(images, contrast=0.8, brightness=63, batch_size=30, preprocess=image)(0)
     torch.testing.assert_close(plain, bright, rtol=1e-4, atol=1e-4)
@@ -429,14 +437,14 @@ def test_draws_of_a_kind_are_independent_of_each_other():
 @pytest.mark.parametrize(("size", "crop", "start"), [(32, 24, 4), (5, 3, 1), (5, 2, 1), (4, 4, 0)])
 def test_evaluation_takes_the_centre(size, crop, start):
     images = torch.from_numpy(ramp(3, size, size, 3))
-    found = Preprocess.fit("unit", images, crop)(images)
+    found = fit("unit", images, crop)(images)
     window = images[:, start : start + crop, start : start + crop]
     torch.testing.assert_close(found, window.permute(0, 3, 1, 2) / 255)
 
 
 def test_standardisation_is_of_the_window_not_of_the_image():
     images = torch.from_numpy(ramp(4, 32, 32, 3))
-    found = Preprocess.fit("image", images, 24)(images)
+    found = fit("image", images, 24)(images)
     torch.testing.assert_close(found.mean((1, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.std((1, 2, 3), correction=0), torch.ones(4))
 
@@ -455,7 +463,7 @@ def test_a_gpu_trains_on_the_same_batches():
     found = []
     for device in ("cpu", "cuda"):
         train = Images.on(torch.device(device), images, labels, labels)
-        preprocess = Preprocess.fit("channel", train.images_NHWC, 24)
+        preprocess = Preprocess.fit("channel", train, 24)
         drawn = Batches(train, preprocess, augment, batch_size=32, seed=3)
         found.append([part.cpu() for step in range(7) for part in drawn(step)])
     for ours, theirs in zip(*found, strict=True):

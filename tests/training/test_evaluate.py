@@ -17,7 +17,7 @@ from lsexp.training.member import Member, step
 def trained():
     """A member that trains in bf16 with dropout, its normalisation and its 10 images."""
     pixels = np.random.RandomState(0).randint(0, 256, (10, 4, 4, 1)).astype(np.uint8)
-    images = Images(torch.from_numpy(pixels), torch.arange(10) % 3)
+    images = Images.on(torch.device("cpu"), pixels, np.arange(10) % 3, np.arange(10))
     config = TrainConfig(
         data=DataConfig(normalize="channel"),
         model=MLPConfig(widths=[8], dropout=0.5),
@@ -35,11 +35,11 @@ def test_logits_are_those_of_the_network_in_float32_without_dropout(trained):
     assert found.dtype == torch.float32
     assert not found.requires_grad
     weights = {name: value.double() for name, value in member.model.state_dict().items()}
-    x = preprocess(images.images_NHWC).double().flatten(1)
+    x = preprocess(images.pixels_MHWC).double().flatten(1)
     x = (x @ weights["hidden.0.weight"].T + weights["hidden.0.bias"]).relu()
     expected = x @ weights["fc.weight"].T + weights["fc.bias"]
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(found, member.model.eval()(preprocess(images.images_NHWC))[0])
+    assert torch.equal(found, member.model.eval()(preprocess(images.pixels_MHWC))[0])
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -54,10 +54,10 @@ def test_evaluation_moves_nothing_that_training_uses(trained):
     member, preprocess, images = trained
     masks = member.masks.get_state()
     before = [parameter.detach().clone() for parameter in member.model.parameters()]
-    pixels = images.images_NHWC.clone()
+    pixels = images.pixels_MHWC.clone()
     logits_of(member.model, preprocess, images)
     assert torch.equal(member.masks.get_state(), masks)
-    assert torch.equal(images.images_NHWC, pixels)
+    assert torch.equal(images.pixels_MHWC, pixels)
     for parameter, was in zip(member.model.parameters(), before, strict=True):
         assert torch.equal(parameter, was)
 

@@ -28,13 +28,11 @@ def one_thread():
 
 
 def build(precision):
-    images = torch.from_numpy(
-        np.random.RandomState(0).randint(0, 256, (10, 4, 4, 1)).astype(np.uint8)
-    )
+    pixels = np.random.RandomState(0).randint(0, 256, (10, 4, 4, 1)).astype(np.uint8)
     config = TrainConfig(
         model=MLPConfig(widths=[16]), train=StepsConfig(9, batch_size=4), precision=precision
     )
-    train = Images(images, torch.arange(10) % 3)
+    train = Images.on(torch.device("cpu"), pixels, np.arange(10) % 3, np.arange(10))
     return Member(config, train, 3)
 
 

@@ -48,7 +48,7 @@ def one_thread():
 
 def some_images(count, seed):
     pixels = np.random.RandomState(seed).randint(0, 256, (count, 4, 4, 1)).astype(np.uint8)
-    return Images(torch.from_numpy(pixels), torch.arange(count) % 3)
+    return Images.on(torch.device("cpu"), pixels, np.arange(count) % 3, np.arange(count))
 
 
 VAL = some_images(20, seed=1)

@@ -35,8 +35,7 @@ PASS_ENDS = (3, 5, 8)  # 10 images in batches of 4
 def make(config=CONFIG, **changes):
     """A member on ten images of 4 x 4 pixels in three classes."""
     pixels = np.random.RandomState(0).randint(0, 256, (10, 4, 4, 1)).astype(np.uint8)
-    images = torch.from_numpy(pixels)
-    train = Images(images, torch.arange(10) % 3)
+    train = Images.on(torch.device("cpu"), pixels, np.arange(10) % 3, np.arange(10))
     return Member(replace(config, **changes), train, 3)
 
 

@@ -40,7 +40,8 @@ def values_of(config):
 
 def images(count=48, size=32, classes=10):
     pixels = np.random.RandomState(0).randint(0, 256, (count, size, size, 3)).astype(np.uint8)
-    return Images(torch.from_numpy(pixels), torch.arange(count) % classes)
+    labels = np.arange(count) % classes
+    return Images.on(torch.device("cpu"), pixels, labels, np.arange(count))
 
 
 def decaying(member):
