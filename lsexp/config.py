@@ -64,10 +64,10 @@ class DataConfig:
         "data=imagefolder: a folder with train/<class>/ and test/<class>/ of images",
         aside=True,
     )
-    image_size: int = key(
-        32,
+    image_size: int | None = key(
+        None,
         "data=imagefolder: pixels; images are resized (shorter side) and cropped (centre) to this "
-        "size at import",
+        "size at import; null: 32",
         at_least=1,
         at_most=1024,
         aside=True,
@@ -168,7 +168,9 @@ class CustomConfig(ModelConfig):
         "package.module:build, called as build(num_classes=K), and image_shape=(H, W, C) if it "
         "takes that; gives an nn.Module",
     )
-    args: dict[str, Any] = key({}, "what else to call it with, e.g. {width: 64}")
+    args: dict[str, Any] = key(
+        {}, "what else to call it with: numbers, words, true or false, e.g. {width: 64}"
+    )
     head: str | None = key(
         None,
         "dotted name of the last nn.Linear; null: what the network's own attribute `head` "
@@ -317,6 +319,20 @@ class TrainConfig:
     budget: Any = field(default=MISSING, metadata={"aside": True})
 
 
+@dataclass
+class SweepConfig(TrainConfig):
+    """Everything `lsexp sweep` takes beside the keys of a study."""
+
+    workers: int | None = key(
+        None,
+        "runs trained at once; null: as many as there are cores for their threads, one on a GPU",
+        at_least=1,
+        at_most=1024,
+        aside=True,
+    )
+    study: Any = field(default=MISSING, metadata={"aside": True})
+
+
 MODELS: dict[str, type[ModelConfig]] = {
     "mlp": MLPConfig,
     "alexnet": AlexNetConfig,
@@ -345,15 +361,20 @@ def allowed(item: dataclasses.Field) -> str:
     return " and ".join(words)
 
 
-def check(config: TrainConfig) -> None:
-    """Raise UserError for the first key whose value is out of range, naming it."""
+def check_fields(config: Any, help_command: str = "lsexp train --help") -> None:
+    """Raise UserError for the first key of a dataclass that is out of its range by itself."""
     for name, item, value in walk(config):
         values = list(value.values()) if isinstance(value, dict) else value
         for one in values if isinstance(values, list) else [values]:
             if one is not None and not _fits(one, item):
                 finite = not isinstance(one, float) or math.isfinite(one)
                 rule = (allowed(item) or "a plain value") if finite else f"finite, {allowed(item)}"
-                raise UserError(f"{name}={one}: must be {rule}; `lsexp train --help`")
+                raise UserError(f"{name}={one}: must be {rule}; `{help_command}`")
+
+
+def check(config: TrainConfig) -> None:
+    """Raise UserError for the first key whose value is out of range, naming it."""
+    check_fields(config)
     optim = config.optim
     if optim.nesterov and (optim.momentum == 0 or optim.dampening != 0):
         raise UserError(
@@ -378,7 +399,10 @@ def _check_model(model: ModelConfig) -> None:
             f"model.name={model.name}: must be letters, digits, _ and ., since runs are named by it"
         )
     kind = next(kind for kind, config in MODELS.items() if config is type(model))
-    if kind not in ("custom", "torchvision") and not model.name.startswith(kind):
+    own: tuple[str, ...] = (kind,)
+    if isinstance(model, ResNetConfig):
+        own = (f"resnet{model.depth}", f"resnet{model.depth}_thin")
+    if kind not in ("custom", "torchvision") and model.name not in own:
         raise UserError(
             f"model.name={model.name}: names are set by the network; choose it with model="
         )

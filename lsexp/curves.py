@@ -6,6 +6,7 @@ import csv
 import os
 from typing import TYPE_CHECKING, Any
 
+from lsexp import studies
 from lsexp.config import MODELS, TrainConfig, walk
 from lsexp.errors import UserError, unknown
 from lsexp.figures import FORMATS, panels, series_style, styled, write_figure, write_table
@@ -21,6 +22,8 @@ lsexp plot curves [NAME ...] [key=value ...]: loss and accuracy over training
   lsexp plot curves                                 runs of the newest one's recipe and budget
   lsexp plot curves recipe=mnist_mlp loss.eps=0,0.1
   lsexp plot curves 9380ae 17be02 figure.format=png,pdf
+
+  lsexp plot STUDY                                  of a sweep: `lsexp sweep --help` lists them
 
   figure.format=png    png, pdf, svg; several with commas
   out_dir=FOLDER       or LSEXP_OUT_DIR: where figures go (default: out)
@@ -43,7 +46,7 @@ def run(words: list[str]) -> int:
         print(HELP, end="")
         return 0
     if words[0] != "curves":
-        raise unknown(words[0], "figure", ["curves"], "lsexp plot --help")
+        raise unknown(words[0], "figure", ["curves", *studies.names()], "lsexp plot --help")
     options = {"runs_dir": None, "out_dir": os.environ.get("LSEXP_OUT_DIR") or "out"}
     options["figure.format"] = "png"
     selecting = []
@@ -140,13 +143,19 @@ def draw(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> Figure:
             points = [(r["epoch"], r[column] * factor) for r in rows if r[column] is not None]
             if points:
                 style = series_style(series.index(name))
-                marker = "o" if len(points) == 1 else None
+                marker = "o" if len(points) < len(rows) or len(points) == 1 else None
                 axis.plot(
-                    *zip(*points, strict=True), linewidth=1, alpha=0.8, marker=marker, **style
+                    *zip(*points, strict=True),
+                    linewidth=1,
+                    alpha=0.8,
+                    marker=marker,
+                    markersize=3,
+                    **style,
                 )
         if not axis.lines:
             axis.text(0.5, 0.5, "no val in these runs", ha="center", transform=axis.transAxes)
         axis.set_xlabel("epochs")
+        axis.set_xlim(0, 1.03 * max(row["epoch"] for _, rows in histories for row in rows))
         axis.set_ylabel(label)
     common = [f"{_short(k)} {histories[0][0].config.get(k)}" for k in TITLE if k not in naming]
     count = len(histories)

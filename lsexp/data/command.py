@@ -69,6 +69,9 @@ def _names_folder(word: str) -> bool:
 
 
 def _config(name: str, options: dict[str, str | None]) -> DataConfig:
+    pixels = options["data.image_size"]
+    if pixels is not None and (name in SOURCES or name.endswith(".npz")):
+        raise UserError(f"data.image_size={pixels}: goes with a folder of images, not {name}")
     if name in PUBLIC:
         return DataConfig(name=name, url=options["data.url"])
     if name in SOURCES:
@@ -76,7 +79,6 @@ def _config(name: str, options: dict[str, str | None]) -> DataConfig:
     if name.endswith(".npz"):
         return DataConfig(name="npz", path=name)
     config = DataConfig(name="imagefolder", path=name)
-    pixels = options["data.image_size"]
     if pixels is not None:
         try:
             config.image_size = int(pixels)

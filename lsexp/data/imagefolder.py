@@ -32,16 +32,24 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What a file may hold, whatever its ending; Pillow would start other programs for some others."""
 VAL = ("val", "valid", "validation")
 """Names of folders that people expect to be read beside train/ and test/."""
+IMAGE_SIZE = 32
+"""Pixels, where `data.image_size` says nothing."""
+READER = 1
+"""Part of what names an imported copy: raise it when the same file would give other pixels."""
 CHUNK = 64
 """Pictures that a thread reads before it reports."""
 
 
 class File(NamedTuple):
-    """A picture: its path, the index of its class, its size in bytes and time of change (ns)."""
+    """A picture: its path, the index of its class, and what changes when it is replaced.
+
+    That is its size in bytes, and in ns when it was written to and when it was moved or replaced.
+    """
 
     path: str
     label: int
     size: int
+    written: int
     changed: int
 
 
@@ -63,10 +71,10 @@ class Found(NamedTuple):
         name = f"{self.root.resolve()} at {image_size} pixels"
         start = len(str(self.root / "train")) - len("train")  # the same for . and its whole path
         listing = "\0".join(
-            f"{file.path[start:]}\0{file.size}\0{file.changed}"
+            f"{file.path[start:]}\0{file.size}\0{file.written}\0{file.changed}"
             for file in (*self.train, *self.test)
         )
-        return Source(name, f"{name}\0{listing}")
+        return Source(name, f"{name}\0{READER}\0{listing}")
 
 
 # The folder.
@@ -106,7 +114,8 @@ def find(root: Path) -> Found:
         before, out = len(files[split]), len(left_out)
         for entry in _pictures(folders[split][name], left_out):
             stat = entry.stat()
-            files[split].append(File(entry.path, label, stat.st_size, stat.st_mtime_ns))
+            times = stat.st_mtime_ns, stat.st_ctime_ns
+            files[split].append(File(entry.path, label, stat.st_size, *times))
         if split == "train" and len(files[split]) == before:
             others = _and_left_out(root, left_out[out:])
             raise UserError(

@@ -142,6 +142,11 @@ def load(config: DataConfig, data_dir: str | None) -> Dataset:
             f"data.path={config.path}: goes with data={' or data='.join(OWN)}, "
             f"not data={config.name}"
         )
+    if config.image_size is not None and config.name != "imagefolder":
+        raise UserError(
+            f"data.image_size={config.image_size}: goes with data=imagefolder, "
+            f"not data={config.name}"
+        )
     if config.url is not None and config.name not in PUBLIC:
         raise UserError(f"data.url={config.url}: goes with {', '.join(PUBLIC)}")
     try:
@@ -301,8 +306,9 @@ def _imagefolder(config: DataConfig, data_dir: Path) -> Dataset:
         )
     found = imagefolder.find(user_path("data.path", config.path))
     name = _plain(found.root.resolve().name) or config.name
-    read = partial(imagefolder.read, found, config.image_size)
-    return _imported(name, found.source(config.image_size), data_dir, read)
+    image_size = config.image_size or imagefolder.IMAGE_SIZE
+    read = partial(imagefolder.read, found, image_size)
+    return _imported(name, found.source(image_size), data_dir, read)
 
 
 def _plain(name: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from lsexp.config import CustomConfig, StepsConfig, TrainConfig, check
+from lsexp.config import CustomConfig, LossConfig, StepsConfig, TrainConfig, check
 from lsexp.data import Dataset, Splits, draw_splits, load
 from lsexp.data.batches import Images, input_shape
 from lsexp.errors import UserError
@@ -69,6 +69,21 @@ class Plan:
         which = getattr(self.splits, split)
         return Images.on(self.device, arrays.train_images, arrays.train_labels, which)
 
+    def variant(self, loss: LossConfig, seed: int) -> Plan:
+        """The same run under another loss and seed; nothing is looked at again."""
+        config = replace(self.config, loss=loss, seed=seed)
+        identity = science(config, self.dataset.digest)
+        if "model.source" in self.identity:
+            identity["model.source"] = self.identity["model.source"]
+        name = run_name(config, self.dataset.name, identity)
+        return replace(
+            self,
+            config=config,
+            targets=targets(loss, self.dataset.num_classes),
+            identity=identity,
+            folder=RunFolder(self.folder.path.with_name(name)),
+        )
+
     def member(self, train: Images) -> Member:
         return Member(self.config, train, self.dataset.num_classes)
 
@@ -98,14 +113,16 @@ def plan(
     )
     prepare(device, threads)
     _check_windows(config, dataset)
+    if dataset.image_shape[:2] == (config.augment.crop, config.augment.crop):  # that is no crop
+        config = replace(config, augment=replace(config.augment, crop=None))
     _check_names(config, dataset)
-    if config.precision == "auto":
-        config = replace(
-            config, precision=_precision(config, dataset, splits, device, remember=remember)
-        )
-    identity = science(config, dataset.digest)
+    source = {}
     if isinstance(config.model, CustomConfig):
-        identity["model.source"] = source_digest(config.model.target)
+        source["model.source"] = source_digest(config.model.target)
+    if config.precision == "auto":
+        precision = _precision(config, dataset, splits, device, source, remember=remember)
+        config = replace(config, precision=precision)
+    identity = {**science(config, dataset.digest), **source}
     name = run_name(config, dataset.name, identity)
     return Plan(
         config,
@@ -117,6 +134,26 @@ def plan(
         identity,
         RunFolder(runs_folder(config.runs_dir) / name),
     )
+
+
+class Planner:
+    """Plans the runs of one command; what they share is loaded and looked at once."""
+
+    def __init__(self, chosen: dict[str, str], command: list[str], *, remember: bool = True):
+        self.chosen = chosen
+        self.command = command
+        self.remember = remember
+        self._planned: list[tuple[TrainConfig, Plan]] = []
+
+    def __call__(self, config: TrainConfig) -> Plan:
+        """As `plan`."""
+        for before, like in self._planned:
+            if replace(before, loss=config.loss, seed=config.seed) == config:
+                check(config)
+                return like.variant(config.loss, config.seed)
+        found = plan(config, self.chosen, self.command, remember=self.remember)
+        self._planned.append((config, found))
+        return found
 
 
 def describe(plan: Plan) -> str:
@@ -151,15 +188,19 @@ def describe_state(plan: Plan) -> str:
     record = claims.owner(folder.path)
     if record is not None and not record.get("released") and not claims.is_gone(record):
         return f"state    being trained by {claims.describe(record)}"
-    done = 0
-    for path in folder.checkpoints():
-        with contextlib.suppress(OSError, ValueError):
-            done = unpack(path.read_bytes())["member"]["step"]
-            break
+    done = steps_done(plan)
     whole = seconds_of_training(plan)
     left = duration(whole * (steps - done) / steps)
     begun = f"step {done:,} of {steps:,} is done; " if done else ""
     return f"state    to do; {begun}about {left} left on this machine, evaluation apart"
+
+
+def steps_done(plan: Plan) -> int:
+    """Steps that the checkpoint of an unfinished run would save."""
+    for path in plan.folder.checkpoints():
+        with contextlib.suppress(OSError, ValueError):
+            return int(unpack(path.read_bytes())["member"]["step"])
+    return 0
 
 
 def seconds_of_training(plan: Plan, *, measure_seconds: float = 1.5) -> float:
@@ -210,7 +251,13 @@ def _check_names(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def _precision(
-    config: TrainConfig, dataset: Dataset, splits: Splits, device: torch.device, *, remember: bool
+    config: TrainConfig,
+    dataset: Dataset,
+    splits: Splits,
+    device: torch.device,
+    source: dict[str, str],
+    *,
+    remember: bool,
 ) -> str:
     """`auto` resolved by timing, once a network and class of machine, remembered in runs_dir.
 
@@ -220,7 +267,8 @@ def _precision(
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_class()
     size = input_shape(dataset.image_shape, config.augment)
     shape = [config.train.batch_size, *size, dataset.num_classes]
-    key = json.dumps([where, asdict(config.model), shape], sort_keys=True)
+    network = {**asdict(config.model), **source}
+    key = json.dumps([where, str(torch.__version__), network, shape], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
     path = runs_folder(config.runs_dir) / ".precision" / f"{name}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

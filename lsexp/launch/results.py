@@ -79,7 +79,8 @@ def write_results(
             outputs[f"{split}.logits"] = torch.from_numpy(found)
             outputs[f"{split}.labels"] = labels
             outputs[f"{split}.indices"] = torch.from_numpy(which[split])
-    weights = {name: t.cpu().contiguous() for name, t in model.state_dict().items()}
+    # Copies, since a file of tensors that share memory (tied weights) is refused.
+    weights = {name: t.cpu().contiguous().clone() for name, t in model.state_dict().items()}
     named = {"head": str(model.head_name)}
     replace_file(attempt / "model.safetensors", save(weights, metadata=named))
     replace_file(attempt / "outputs.safetensors", save(outputs))

@@ -19,7 +19,7 @@ from lsexp.config import (
     TorchvisionConfig,
 )
 from lsexp.models.alexnet import AlexNet
-from lsexp.models.foreign import custom, torchvision_classifier
+from lsexp.models.foreign import custom, evaluating, torchvision_classifier
 from lsexp.models.mlp import MLP
 from lsexp.models.resnet import ResNet
 
@@ -75,4 +75,4 @@ def build_model(
     return model.to(memory_format=torch.channels_last)
 
 
-__all__ = ["MLP", "AlexNet", "ResNet", "build_model"]
+__all__ = ["MLP", "AlexNet", "ResNet", "build_model", "evaluating"]

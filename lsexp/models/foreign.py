@@ -15,9 +15,11 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-import sysconfig
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from torch import Tensor, nn
 from lsexp.config import CustomConfig, TorchvisionConfig
 from lsexp.errors import UserError, torchvision
 
+INSTALLED = {"site-packages", "dist-packages"}
+"""Names of folders that packages are installed into."""
 PLAIN = {"aux_logits": False, "init_weights": True}
 EXTRAS = {"googlenet": PLAIN, "inception_v3": PLAIN}
 """Arguments without which a builder of torchvision gives no plain classifier."""
@@ -62,9 +66,8 @@ def torchvision_classifier(
 
 def _fit_stem(net: nn.Module, what: str, channels: int, *, small: bool) -> None:
     """Replace the first convolution where the images or `model.stem` ask for another."""
-    name, conv = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
-    if not small and conv.in_channels == channels:
-        return
+    layers = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d)]
+    name, conv = next((n, m) for n, m in layers if isinstance(m, nn.Conv2d))
     kernel: Any = conv.kernel_size
     stride: Any = conv.stride
     padding: Any = conv.padding
@@ -75,6 +78,11 @@ def _fit_stem(net: nn.Module, what: str, channels: int, *, small: bool) -> None:
                 f"pixels, which have no small variant; model.stem=imagenet"
             )
         kernel, stride, padding = (3, 3), (1, 1), (1, 1)
+        behind, layer = layers[layers.index((name, conv)) + 1]
+        if isinstance(layer, nn.MaxPool2d):
+            net.set_submodule(behind, nn.Identity())
+    if (conv.in_channels, conv.kernel_size, conv.stride) == (channels, kernel, stride):
+        return
     own = nn.Conv2d(
         channels, conv.out_channels, kernel, stride, padding, bias=conv.bias is not None
     )
@@ -82,9 +90,6 @@ def _fit_stem(net: nn.Module, what: str, channels: int, *, small: bool) -> None:
     if own.bias is not None:
         nn.init.zeros_(own.bias)
     net.set_submodule(name, own)
-    pools = [n for n, _ in net.named_modules() if n in ("maxpool", "maxpool1", "features.pool0")]
-    if small and pools:
-        net.set_submodule(pools[0], nn.Identity())
 
 
 def custom(
@@ -100,6 +105,9 @@ def custom(
     """
     what = f"model.target={config.target}"
     build = _target(config.target)
+    for name in ("num_classes", "image_shape"):
+        if name in config.args:
+            raise UserError(f"model.args.{name}: is that of the data; it cannot be set")
     arguments: dict[str, Any] = {**config.args, "num_classes": num_classes}
     with contextlib.suppress(ValueError, TypeError):  # no signature to be had
         if "image_shape" in inspect.signature(build).parameters:
@@ -108,6 +116,8 @@ def custom(
         net = build(**arguments)
     if not isinstance(net, nn.Module):
         raise UserError(f"{what}: gave a {type(net).__name__}; it must give a torch.nn.Module")
+    if not net.training:  # a layer of it that is in evaluation mode stays so
+        net.train()
     return with_features(net, what, image_shape, num_classes, init, config.head)
 
 
@@ -115,14 +125,14 @@ def _target(target: str) -> Callable[..., Any]:
     module_name, _, name = target.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
-        with _explained(f"model.target={target}"):
+    with _explained(f"model.target={target}"):
+        try:
             module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"model.target={target}: no module {error.name}; Python looks in {Path.cwd()}, "
-            f"PYTHONPATH and what is installed"
-        ) from error
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"model.target={target}: no module {error.name}; Python looks in {Path.cwd()}, "
+                f"PYTHONPATH and what is installed"
+            ) from error
     build = getattr(module, name, None)
     if not callable(build):
         raise UserError(f"model.target={target}: {module_name} has no function or class {name}")
@@ -134,40 +144,71 @@ def source_digest(target: str) -> str:
 
     Of the imports those count that come from where the module does: from below the same folder,
     or of an installed package from itself. Other packages, such as torch, stand in no identity.
+    Nothing is run to find them: what is imported nowhere but in code that was not reached counts
+    too.
+
+    Raises:
+        UserError: there is no source to be read.
     """
     module_name = target.partition(":")[0]
     _target(target)
-    top = sys.modules[module_name.partition(".")[0]]
-    kinds = ("purelib", "platlib", "stdlib")
-    installed = [Path(sysconfig.get_path(kind)).resolve() for kind in kinds]
-    package = [Path(place).resolve() for place in getattr(top, "__path__", [])]
-    home = package[0] if package else Path(str(top.__file__)).resolve()
-    if home.parent not in installed:
-        home = home.parent
-
-    def ours(file: Path) -> bool:
-        if not file.is_relative_to(home):
-            return False
-        return not any(p.is_relative_to(home) and file.is_relative_to(p) for p in installed)
-
-    files: dict[str, Path] = {}
-    left = [module_name]
-    while left:
-        name = left.pop()
-        spec = None
-        if name not in files:
-            with contextlib.suppress(Exception):  # not a module, or one that is not there
-                spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None or not ours(Path(spec.origin).resolve()):
-            continue
-        files[name] = Path(spec.origin)
-        if files[name].suffix == ".py":
-            left += _imports(files[name].read_bytes(), str(spec.parent))
+    top = importlib.util.find_spec(module_name.partition(".")[0])
+    found = {} if top is None else _sources(module_name, top)
+    if module_name not in found:
+        raise UserError(
+            f"model.target={target}: the source of {module_name} cannot be found; it must be in a "
+            f"file, since runs are named by it"
+        )
     whole = hashlib.sha256()
-    for name in sorted(files):
-        content = files[name].read_bytes().replace(b"\r\n", b"\n")
+    for name, file in sorted(found.items()):
+        content = file.read_bytes().replace(b"\r\n", b"\n")
         whole.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
     return whole.hexdigest()
+
+
+def _sources(module_name: str, top: ModuleSpec) -> dict[str, Path]:
+    """Module to file, of `module_name`, the packages that it is in, and what they import."""
+    places = list(top.submodule_search_locations or [top.origin or "."])
+    homes = []
+    for place in map(Path, places):
+        alone = place.parent.name in INSTALLED  # of an installed package, itself only
+        homes.append(place if alone else place.parent)
+
+    def ours(file: Path) -> bool:
+        for home in homes:
+            if file.is_relative_to(home):
+                return not INSTALLED & set(file.relative_to(home).parts)
+        return False
+
+    folders: dict[str, list[str]] = {}  # of the packages among them; [] for anything else
+    files: dict[str, Path] = {}
+    left = deque(_parents_first(module_name))
+    while left:
+        name = left.popleft()
+        if name in folders:
+            continue
+        parent, _, last = name.rpartition(".")
+        folders[name] = []
+        above = folders.get(parent, [])
+        if parent and not above:
+            continue
+        spec = None
+        with contextlib.suppress(ValueError, KeyError):  # KeyError: as below
+            spec = PathFinder.find_spec(name, above) if parent else importlib.util.find_spec(name)
+        if spec is not None and spec.has_location and spec.origin is not None:
+            file = Path(spec.origin)
+            if ours(file):
+                files[name] = file
+                folders[name] = list(spec.submodule_search_locations or [])
+                if file.suffix == ".py":
+                    left += _imports(file.read_bytes(), name if folders[name] else parent)
+        elif parent:  # perhaps a package without a file; Python tells of it once it is imported
+            there = [Path(place) / last for place in above]
+            folders[name] = [str(place) for place in there if place.is_dir()]
+        elif spec is not None:
+            places = list(spec.submodule_search_locations or [])
+            folders[name] = [place for place in places if ours(Path(place) / "any")]
+    return files
 
 
 def _imports(source: bytes, package: str) -> Iterator[str]:
@@ -176,16 +217,26 @@ def _imports(source: bytes, package: str) -> Iterator[str]:
     >>> list(_imports(b"from .a import b", "net"))
     ['net', 'net.a', 'net.a.b']
     """
-    for node in ast.walk(ast.parse(source)):
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # imported by nothing that works
+        return
+    for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            names = [f"{base}.{alias.name}" for alias in node.names]
+            with contextlib.suppress(ImportError):  # relative, and not in a package
+                relative = "." * node.level + (node.module or "")
+                base = importlib.util.resolve_name(relative, package)
+                names = [f"{base}.{alias.name}" for alias in node.names]
         for name in names:
-            parts = name.split(".")
-            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+            yield from _parents_first(name)
+
+
+def _parents_first(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def with_features(
@@ -214,16 +265,13 @@ def with_features(
         )
     height, width, channels = image_shape
     images = torch.randn(2, channels, height, width, generator=_copy(init))
-    runs: list[tuple[str, Tensor]] = []
-    hooks = [
-        module.register_forward_hook(
-            lambda _m, _inputs, output, name=name: runs.append((name, output))
-        )
-        for name, module in linear.items()
-    ]
-    training = net.training
-    net.eval()
-    with _seeded(init), torch.no_grad(), _explained(what):
+    runs: list[tuple[str, Tensor, int]] = []
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: runs.append((name, output, output._version))
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in linear.items()]
+    with _seeded(init), torch.no_grad(), evaluating(net), _explained(what):
         logits = net(images)  # lazy layers get their shapes here
         runs.clear()
         try:  # about twice as fast, but there is code that relies on the other order in memory
@@ -234,45 +282,80 @@ def with_features(
             net.to(memory_format=torch.contiguous_format)
             logits = net(images)
             net.register_forward_pre_hook(lambda _m, inputs: (inputs[0].contiguous(),))
-    net.train(training)
     for hook in hooks:
         hook.remove()
-    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
-        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(
-            f"{what}: gives {shape} for two images; it must give logits of shape "
-            f"[2, {num_classes}], one a class"
-        )
+    _check_logits(logits, what, num_classes)
     runs = [run for run in runs if named in (None, run[0])]
     if not runs:
         raise UserError(f"{what}: runs no nn.Linear; the last layer must be one")
-    name, output = runs[-1]
-    if output.shape != logits.shape or not torch.equal(output, logits):
+    name, output, version = runs[-1]
+    if (output.data_ptr(), output.shape) != (logits.data_ptr(), logits.shape) or (
+        version != output._version
+    ):
         raise UserError(
             f"{what}: its output is not that of its linear layer {name}; lsexp needs the logits, "
             f"so nothing (a softmax, say) may follow that layer"
         )
-    _hook(net, linear[name], what)
+    _check_training(net, what, images, num_classes, init)
+    _hook(net, linear[name], what, num_classes)
     net.__dict__["head_name"] = name
     return net
 
 
-def _hook(net: nn.Module, head: nn.Module, what: str) -> None:
+def _check_logits(logits: Any, what: str, num_classes: int) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != num_classes:
+        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(
+            f"{what}: gives {shape}; it must give logits of shape [B, {num_classes}], one a class"
+        )
+
+
+def _check_training(
+    net: nn.Module, what: str, images: Tensor, num_classes: int, init: torch.Generator
+) -> None:
+    """A step of a copy in training mode, so that what cannot be trained is told at once."""
+    with _seeded(init), _explained(what):
+        copy = deepcopy(net)
+        logits = copy(images)
+        _check_logits(logits, f"{what} in training", num_classes)
+        if not logits.requires_grad:
+            raise UserError(f"{what}: has no weights to train; all are frozen or cut off")
+        logits.sum().backward()
+    odd = [name for name, value in net.state_dict().items() if not isinstance(value, Tensor)]
+    if odd:
+        raise UserError(f"{what}: its state {odd[0]} is no tensor and cannot be kept in a file")
+
+
+def _hook(net: nn.Module, head: nn.Module, what: str, num_classes: int) -> None:
     """What `net` returns becomes (logits, features), features being what `head` took in."""
     taken: list[Tensor] = []
 
-    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        taken[:] = inputs[:1]
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        taken.append(inputs[0] if inputs else named["input"])
 
     def both(_module: nn.Module, _inputs: Any, logits: Any) -> tuple[Tensor, Tensor]:
-        if not isinstance(logits, Tensor):
-            raise UserError(
-                f"{what}: gives a {type(logits).__name__} in training; it must give logits"
-            )
-        return logits, taken.pop()
+        _check_logits(logits, what, num_classes)
+        if not taken:
+            raise UserError(f"{what}: did not run its head this time, as it did when it was built")
+        features = taken[-1]
+        taken.clear()
+        return logits, features
 
-    head.register_forward_pre_hook(keep)
+    net.register_forward_pre_hook(lambda _module, _inputs: taken.clear())
+    head.register_forward_pre_hook(keep, with_kwargs=True)
     net.register_forward_hook(both)
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """`net` in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+    before = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def _copy(generator: torch.Generator) -> torch.Generator:
@@ -292,7 +375,7 @@ def _explained(what: str) -> Iterator[None]:
     """Errors of code that is not ours in one line, with the place in it."""
     try:
         yield
-    except (UserError, ModuleNotFoundError):
+    except UserError:
         raise
     except Exception as error:
         ours = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<")

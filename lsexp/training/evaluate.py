@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsexp.data.batches import Images, Preprocess
+from lsexp.models import evaluating
 
 BATCH = 125
 """Images in a forward pass; fixed, since it may move the last bit of a logit.
@@ -23,11 +24,8 @@ come fresh from the kernel, page by page.
 @torch.no_grad()
 def logits_of(model: nn.Module, preprocess: Preprocess, images: Images) -> Tensor:
     """Logits float32 [N, K] on the device, in evaluation mode, images unaugmented."""
-    training = model.training
-    model.eval()
-    parts = [model(preprocess(part))[0] for part in images.parts(BATCH)]
-    model.train(training)
-    return torch.cat(parts)
+    with evaluating(model):
+        return torch.cat([model(preprocess(part))[0] for part in images.parts(BATCH)])
 
 
 def accuracy_and_nll(logits_NK: Tensor, labels_N: Tensor) -> tuple[float, float]:

@@ -94,7 +94,12 @@ def clip(optimizer: torch.optim.Optimizer, config: OptimConfig) -> None:
 
 def _require(matched: list[str], words: str, names: Iterable[str]) -> None:
     if not matched:
-        raise UserError(f"{words}: matches no parameter; they are {', '.join(names)}")
+        known = list(names)
+        more = f", ... ({len(known)} in all)" if len(known) > 12 else ""
+        raise UserError(
+            f"{words}: matches no parameter; they are {', '.join(known[:12])}{more}; where the "
+            f"recipe says so, type your own, e.g. 'optim.decay=[*.weight]'"
+        )
 
 
 def rate(config: OptimConfig, step: int, steps: int) -> float:

@@ -383,6 +383,25 @@ def swapped(pictures):
     (pictures / "train" / "x").rename(pictures / "train" / "dog")
 
 
+def exchanged(pictures):
+    """Two pictures of one length and time change places, as out of an archive."""
+    one, other = (pictures / "train" / kind / f"{kind}.bmp" for kind in ("cat", "dog"))
+    for path in (one, other):
+        os.utime(path, ns=(1, 1))
+    one.rename(pictures / "aside")
+    other.rename(one)
+    (pictures / "aside").rename(other)
+
+
+def test_pictures_that_change_places_change_labels(pictures):
+    write(pictures, {"train/cat/cat.bmp": plain(RED), "train/dog/dog.bmp": plain((0, 0, 9))})
+    for kind in ("cat", "dog"):
+        os.utime(pictures / "train" / kind / f"{kind}.bmp", ns=(1, 1))
+    before = get(pictures)
+    exchanged(pictures)
+    assert get(pictures).train_digest != before.train_digest
+
+
 @pytest.mark.parametrize("change", [changed, touched, added, removed, swapped])
 def test_a_change_leads_to_a_new_import_that_replaces_the_old(pictures, change):
     other = get(pictures, 5)

@@ -1,7 +1,7 @@
 """The paper's AlexNet: its parts against TensorFlow's definitions, the whole against plain code."""
 
 import numpy as np
-import plain
+import plain_networks as plain
 import pytest
 import torch
 from torch import nn

@@ -1,5 +1,6 @@
 """The user's own networks and torchvision's: logits, features, head, source, errors."""
 
+import importlib.util
 import sys
 import textwrap
 
@@ -9,8 +10,8 @@ from torch import nn
 
 from lsexp.config import CustomConfig, TorchvisionConfig
 from lsexp.errors import UserError
-from lsexp.models import build_model
-from lsexp.models.foreign import source_digest
+from lsexp.models import build_model, evaluating
+from lsexp.models.foreign import _sources, source_digest
 
 
 def seeded(seed):
@@ -240,9 +241,9 @@ def broken(text):
     ("text", "message"),
     [
         ("return self.fc(x.flatten(1)).softmax(1)", "its output is not that of its linear layer"),
-        ("return self.fc(x.flatten(1))[:, :3]", r"gives \[2, 3\] for two images.*\[2, 5\]"),
+        ("return self.fc(x.flatten(1))[:, :3]", r"gives \[2, 3\]; it must give logits.*\[B, 5\]"),
         ("return x.flatten(1)[:, :5]", "runs no nn.Linear"),
-        ("return (self.fc(x.flatten(1)), x)", "gives tuple for two images"),
+        ("return (self.fc(x.flatten(1)), x)", "gives tuple; it must give logits"),
         ("return self.fc(x)", r"RuntimeError: mat1 and mat2.*own\.py:13\)"),
         ("return self.nothing(x)", r"AttributeError: .*own\.py:13\)"),
     ],
@@ -256,10 +257,72 @@ def test_a_network_that_cannot_be_used_is_told_in_one_line(write, text, message)
 
 def test_a_network_that_gives_more_than_logits_in_training_is_told(write):
     write("own", broken("y = self.fc(x.flatten(1)); return (y, y) if self.training else y"))
-    model = custom("own:Net").eval()
-    model(images())
-    with pytest.raises(UserError, match="gives a tuple in training"):
-        model.train()(images())
+    with pytest.raises(UserError, match="in training: gives tuple; it must give logits"):
+        custom("own:Net")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("return F.relu(self.fc(x.flatten(1)), inplace=True)", "its output is not that of its"),
+        ("return self.fc(x.flatten(1)) * 1.0", "its output is not that of its linear layer fc"),
+        ("assert not self.training; return self.fc(x.flatten(1))", "AssertionError"),
+        ("return self.fc(x.flatten(1)).detach()", "has no weights to train"),
+        ("import absent_package", "ModuleNotFoundError: No module named 'absent_package'"),
+    ],
+)
+def test_what_would_come_out_in_training_is_told_at_once(write, text, message):
+    write("own", broken(text))
+    with pytest.raises(UserError, match=rf"^model\.target=own:Net.*: .*{message}"):
+        custom("own:Net")
+
+
+def test_a_head_that_is_called_by_keyword(write):
+    write("own", broken("return self.fc(input=x.flatten(1))"))
+    logits, features = custom("own:Net")(images())
+    assert torch.equal(features, images().flatten(1))
+    assert logits.shape == (4, 5)
+
+
+def test_an_error_in_between_leaves_nothing_behind(write):
+    write("own", broken("y = self.fc(x.flatten(1)); assert x.sum() != 0; return y"))
+    model = custom("own:Net")
+    with pytest.raises(AssertionError):
+        model(torch.zeros(4, 3, 12, 12))
+    assert torch.equal(model(images())[1], images().flatten(1))
+
+
+def test_a_network_in_evaluation_mode_trains_but_its_frozen_layers_stay_so(write):
+    more = """
+        def built_for_evaluation(num_classes):
+            return Small(num_classes).eval()
+
+        def with_a_frozen_layer(num_classes):
+            net = Small(num_classes)
+            net.hidden.eval()
+            return net
+    """
+    write("own", textwrap.dedent(SMALL) + textwrap.dedent(more))
+    model = custom("own:built_for_evaluation")
+    assert all(module.training for module in model.modules())
+    model = custom("own:with_a_frozen_layer")
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [n for n, module in model.named_modules() if not module.training] == ["hidden"]
+
+
+def test_arguments_that_are_the_datas_are_refused(write):
+    write("own", SMALL)
+    config = CustomConfig(target="own:Small", args={"num_classes": 3})
+    with pytest.raises(UserError, match=r"^model\.args\.num_classes: is that of the data"):
+        build_model(config, (12, 12, 3), 5, init=seeded(0), dropout=seeded(1))
+
+
+def test_a_state_that_no_file_can_hold_is_refused(write):
+    extra = "def get_extra_state(self):\n        return {}\n\n    def forward(self, x):"
+    write("own", textwrap.dedent(SMALL).replace("def forward(self, x):", extra))
+    with pytest.raises(UserError, match="its state _extra_state is no tensor"):
+        custom("own:Small")
 
 
 @pytest.mark.parametrize(
@@ -325,12 +388,80 @@ def test_line_ends_and_the_folder_do_not_matter(write, tmp_path, monkeypatch):
     digest = source_digest("own:Small")
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert source_digest("own:Small") == digest
+    moved = tmp_path / "elsewhere" / "own.py"
+    moved.parent.mkdir()
+    path.rename(moved)
+    monkeypatch.chdir(moved.parent)
+    monkeypatch.setattr(sys, "path", [str(moved.parent), *sys.path])
+    del sys.modules["own"]
+    assert source_digest("own:Small") == digest
 
 
-def test_of_an_installed_package_its_own_sources_count():
-    assert source_digest("sklearn._config:get_config") == source_digest(
-        "sklearn._config:set_config"
+def test_modules_of_python_itself_and_broken_or_relative_imports_are_passed_over(write):
+    write(
+        "own",
+        """
+        import os, sys, time, itertools, math
+        from typing import TYPE_CHECKING
+
+        if TYPE_CHECKING:
+            import runs_at_import
+        try:
+            from .layers import WIDTH
+        except ImportError:
+            from layers import WIDTH
+        try:
+            import does_not_parse
+        except SyntaxError:
+            pass
+
+        def build(num_classes):
+            pass
+        """,
     )
+    write("layers", "WIDTH = 3\n")
+    write("does_not_parse", "def (:\n")
+    write("runs_at_import", "raise SystemExit('was run')\n")
+    before = source_digest("own:build")
+    write("layers", "WIDTH = 4\n")
+    assert source_digest("own:build") != before
+
+
+def test_packages_around_the_target_and_namespace_packages_count(write, tmp_path, monkeypatch):
+    write("pkg.__init__", "X = 1\n")
+    write("pkg.net", "def build(num_classes): pass\n")
+    one = source_digest("pkg.net:build")
+    write("pkg.__init__", "X = 2\n")
+    assert source_digest("pkg.net:build") != one
+
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "other")])
+    write("spread.here", "")
+    write("other.spread.there", "def build(num_classes): pass\n")
+    one = source_digest("spread.there:build")
+    write("other.spread.there", "def build(num_classes): return 1\n")
+    assert source_digest("spread.there:build") != one
+
+
+def test_a_module_behind_a_link_counts_with_what_lies_beside_the_link(write, tmp_path):
+    write("real.net", "import layers\ndef build(num_classes): pass\n")
+    write("layers", "WIDTH = 3\n")
+    (tmp_path / "net.py").symlink_to(tmp_path / "real" / "net.py")
+    one = source_digest("net:build")
+    write("layers", "WIDTH = 4\n")
+    two = source_digest("net:build")
+    write("real.net", "import layers\ndef build(num_classes): return 1\n")
+    assert len({one, two, source_digest("net:build")}) == 3
+
+
+def test_of_an_installed_package_only_itself_counts():
+    found = _sources("sklearn._config", importlib.util.find_spec("sklearn"))
+    assert set(found) >= {"sklearn", "sklearn._config"}
+    assert {name.partition(".")[0] for name in found} == {"sklearn"}
+
+
+def test_a_target_without_a_source_is_refused():
+    with pytest.raises(UserError, match=r"^model\.target=sys:exit: the source of sys cannot be"):
+        source_digest("sys:exit")
 
 
 # torchvision.
@@ -374,6 +505,26 @@ def test_grey_images_get_a_first_convolution_of_their_own():
     model = torchvision("resnet18", stem="imagenet", shape=(32, 32, 1))
     assert model.conv1.weight.shape == (64, 1, 7, 7)
     assert model(images(2, (32, 32, 1)))[0].shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("alexnet", "features.2"),
+        ("vgg11", "features.2"),
+        ("densenet121", "features.pool0"),
+        ("shufflenet_v2_x0_5", "maxpool"),
+        ("mobilenet_v3_small", None),
+    ],
+)
+def test_a_small_stem_has_stride_1_and_no_pooling_behind_it(name, gone):
+    model = torchvision(name, shape=(64, 64, 3))
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    assert (first.kernel_size, first.stride) == ((3, 3), (1, 1))
+    theirs = importlib.import_module("torchvision.models").get_model(name, num_classes=5)
+    pools = [n for n, m in theirs.named_modules() if isinstance(m, nn.MaxPool2d)]
+    left = [n for n, m in model.named_modules() if isinstance(m, nn.MaxPool2d)]
+    assert left == [n for n in pools if n != gone]
 
 
 def test_a_network_that_torchvision_lacks_or_that_cannot_take_the_images():

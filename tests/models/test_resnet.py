@@ -1,6 +1,6 @@
 """The pre-activation ResNet against counting by hand and plain code in float64."""
 
-import plain
+import plain_networks as plain
 import pytest
 import torch
 from torch import nn

@@ -3,7 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from lsexp.config import LossConfig, MLPConfig, StepsConfig, TrainConfig, key
+from lsexp.config import (
+    AugmentConfig,
+    LossConfig,
+    MLPConfig,
+    OptimConfig,
+    StepsConfig,
+    TrainConfig,
+    key,
+)
 from lsexp.errors import UserError
 from lsexp.runs.identity import _neutral, compare, digest, run_name, science
 
@@ -100,3 +108,21 @@ def test_unresolved_configs_have_no_identity():
 
 def test_no_path_of_the_data_is_in_the_identity():
     assert not any(str(Path.home()) in str(v) for v in science(config(), DATA).values())
+
+
+def test_keys_that_came_later_leave_the_names_of_before_at_their_neutral_values():
+    later = {
+        "augment.crop",
+        "augment.flip",
+        "augment.brightness",
+        "augment.contrast",
+        "optim.clip_decay",
+        "train.evals",
+    }
+    assert not later & set(science(config(), DATA))
+    changed = config(
+        augment=AugmentConfig(crop=3, flip=True, brightness=1.0, contrast=0.1),
+        optim=OptimConfig(clip_norm=1.0, clip_decay=True),
+        train=StepsConfig(evals=3),
+    )
+    assert later <= set(science(changed, DATA))

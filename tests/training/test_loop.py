@@ -349,3 +349,50 @@ def test_the_same_number_of_threads_gives_the_same_bits(threads):
     (_, progress), (_, its) = run(one), run(other)
     assert equal(weights(one), weights(other))
     assert timeless(progress.history) == timeless(its.history)
+
+
+# Fewer evaluations than passes.
+
+
+def with_evals(evals, steps=12, batch_size=4):
+    return make(8, train=StepsConfig(steps, batch_size=batch_size, evals=evals))
+
+
+def test_evaluations_are_spread_over_the_passes_and_the_last_is_one():
+    _, often = run(with_evals(None))
+    _, seldom = run(with_evals(2))
+    assert [row.step for row in seldom.history] == [row.step for row in often.history]
+    evaluated = [row.step for row in seldom.history if row.val_accuracy is not None]
+    assert evaluated == [6, 12]
+    for rare, row in zip(seldom.history, often.history, strict=True):
+        assert (rare.val_nll is None) == (rare.val_accuracy is None)
+        assert rare.train_loss == row.train_loss
+        if rare.val_accuracy is not None:
+            assert (rare.val_accuracy, rare.val_nll) == (row.val_accuracy, row.val_nll)
+
+
+def test_the_best_is_chosen_among_what_was_evaluated():
+    _, progress = run(with_evals(3))
+    evaluated = [row for row in progress.history if row.val_accuracy is not None]
+    best = max(evaluated, key=lambda row: (row.val_accuracy, -row.step))
+    assert progress.best == best
+
+
+def test_fewer_evaluations_do_not_change_what_is_trained():
+    often, seldom = with_evals(None), with_evals(1)
+    run(often)
+    run(seldom)
+    assert equal(weights(often), weights(seldom))
+
+
+def test_a_resumed_run_evaluates_where_an_undisturbed_one_does(monkeypatch):
+    monkeypatch.setattr(loop, "LOOK_SECONDS", 0)
+    _, undisturbed = run(with_evals(3))
+    for stop_at in range(1, 12):
+        notes = Notes(stop_at)
+        train(with_evals(3), VAL, notes, Progress(), checkpoint_seconds=FOREVER)
+        state = unpack(notes.states[-1])
+        member, progress = with_evals(3), Progress.load(state["progress"])
+        member.load(state["member"])
+        run(member, progress=progress)
+        assert timeless(progress.history) == timeless(undisturbed.history)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-import plain
+import plain_networks as plain
 import pytest
 import torch
 import torch.nn.functional as F
