@@ -6,15 +6,15 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
-	@echo '$(BIN)/lsexp train loss.eps=0.1    (a small network on embedded digits, labels smoothed by 0.1)'
-	@$(BIN)/lsexp train loss.eps=0.1
+	@echo '$(BIN)/lsexp sweep eps    (a small network on embedded digits, 5 smoothings x 5 seeds)'
+	@$(BIN)/lsexp sweep eps
 	@echo
-	@echo 'The folder above holds metrics.json, history.csv, weights and logits. Try next'
+	@echo 'The last lines are the figure and its numbers. Try next'
 	@echo '(`. $(BIN)/activate` puts lsexp on your PATH):'
-	@echo '  $(BIN)/lsexp train loss.eps=0            hard labels, the same draws: compare the ECE'
+	@echo '  $(BIN)/lsexp sweep eps seeds=10          trains the five seeds that are missing'
 	@echo '  $(BIN)/lsexp runs                        a table of what is trained'
-	@echo '  $(BIN)/lsexp plot curves                 loss and accuracy over training'
-	@echo '  $(BIN)/lsexp train recipe=mnist_mlp      MNIST, downloaded the first time'
+	@echo '  $(BIN)/lsexp plot curves loss.eps=0,0.1  loss and accuracy over training'
+	@echo '  $(BIN)/lsexp sweep eps recipe=mnist_mlp --dry-run   MNIST, and what it would cost'
 
 test: .venv/.installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile

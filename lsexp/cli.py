@@ -17,6 +17,8 @@ lsexp: a laboratory for label smoothing
 ("When Does Label Smoothing Help?", Müller, Kornblith, Hinton, NeurIPS 2019)
 
   lsexp train [key=value ...]    train one run, or show it if it is trained
+  lsexp sweep STUDY [...]        train what a study of the paper lacks; its table and figure
+  lsexp plot STUDY [...]         the same from what is trained
   lsexp runs [show|rm] [...]     what has been trained: list, look into, remove
   lsexp plot curves [...]        loss and accuracy of chosen runs over training
   lsexp data [NAME ...]          fetch, import and verify data sets
@@ -126,9 +128,17 @@ def _runs(words: list[str]) -> int:
     return command.run(words)
 
 
-def _plot(words: list[str]) -> int:
-    from lsexp import curves
+def _sweep(words: list[str]) -> int:
+    from lsexp import sweep
 
+    return sweep.run_sweep(words)
+
+
+def _plot(words: list[str]) -> int:
+    from lsexp import curves, studies, sweep
+
+    if words and words[0] in studies.names():
+        return sweep.run_plot(words)
     return curves.run(words)
 
 
@@ -146,6 +156,7 @@ def _completion(words: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "sweep": _sweep,
     "runs": _runs,
     "plot": _plot,
     "data": _data,

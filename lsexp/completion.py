@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from lsexp import compose
+from lsexp import compose, studies
 from lsexp.config import MODELS, TrainConfig, walk
 from lsexp.data.sources import OWN, SOURCES
 from lsexp.errors import UserError
@@ -91,9 +91,26 @@ def _runs(words: list[str], current: str) -> list[str]:
     return [*verbs, *flags, "--help", "status=", *_settings(current), *_names()]
 
 
+def _sweep(words: list[str], current: str) -> list[str]:
+    if not words:
+        return [*studies.names(), "--help"]
+    if words[0] not in studies.names():
+        return []
+    if current.startswith("figure.format="):
+        return [f"figure.format={ending}" for ending in FORMATS]
+    if "=" in current or current.startswith("-"):
+        return _settings(current) or ["--dry-run", "--cfg", "--config-dir", "--help"]
+    module = studies.study(words[0], "lsexp sweep")
+    own = [f"{name}=" for name, _, _ in walk(module.Config())]
+    settings = [key for key in _settings(current) if key[:-1] not in module.OWNED]
+    return [*own, "workers=", "figure.format=", "out_dir=", *settings]
+
+
 def _plot(words: list[str], current: str) -> list[str]:
     if not words:
-        return ["curves"]
+        return ["curves", *studies.names()]
+    if words[0] != "curves":
+        return _sweep(words, current)
     if current.startswith("figure.format="):
         return [f"figure.format={ending}" for ending in FORMATS]
     if "=" in current:
@@ -112,6 +129,7 @@ def _completion(_words: list[str], _current: str) -> list[str]:
 
 BY_COMMAND: dict[str, Callable[[list[str], str], list[str]]] = {
     "train": _train,
+    "sweep": _sweep,
     "runs": _runs,
     "plot": _plot,
     "data": _data,

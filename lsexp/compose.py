@@ -10,11 +10,21 @@ import os
 import re
 import sys
 import tempfile
-from dataclasses import Field
+from collections.abc import Iterable
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from lsexp.config import MODELS, TABLES, CustomConfig, TrainConfig, allowed, walk
+from lsexp import studies
+from lsexp.config import (
+    MODELS,
+    TABLES,
+    CustomConfig,
+    SweepConfig,
+    TrainConfig,
+    allowed,
+    walk,
+)
 from lsexp.errors import UserError, unknown
 from lsexp.text import user_path
 
@@ -48,7 +58,7 @@ def train_configs(words: list[str]) -> list[tuple[TrainConfig, Chosen]]:
     Raises:
         UserError: unknown or malformed words, keys, groups or values.
     """
-    flags, overrides = _check_words(words)
+    flags, overrides = _check_words(words, _known(), HELP)
     found = []
     for config, choices in _hydra("train", flags, overrides):
         chosen = {"recipe": str(choices["recipe"]), "budget": str(choices["budget"])}
@@ -57,6 +67,81 @@ def train_configs(words: list[str]) -> list[tuple[TrainConfig, Chosen]]:
                 raise UserError(f"{word}: goes with model=custom, not model={choices['model']}")
         found.append((config, chosen))
     return found
+
+
+def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | None:
+    """The config that `lsexp sweep STUDY WORDS` means, its study's own keys in `.study`.
+
+    `eps=0,0.1` and `seeds=5` (five seeds) or `seeds=0,3,7` are lists as people type them.
+    None with --cfg, which prints.
+
+    Raises:
+        UserError: as `train_configs`, and for a key that the study owns.
+    """
+    module = studies.study(study, "lsexp sweep")
+    help_command = f"lsexp sweep {study} --help"
+    own = {item.name: item for item in fields(module.Config)}
+    typed = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word in ("-m", "--multirun"):
+            raise UserError(f"{word}: a sweep trains lists by itself, e.g. eps=0,0.1 seeds=5")
+        if name in module.OWNED:
+            raise UserError(f"{word}: {study} sets it; type {module.OWNED[name]}")
+        if name in own and equals:
+            word = f"study.{name}={_as_list(name, value) if _is_list(own[name]) else value}"
+        elif name.startswith("study."):
+            raise unknown(word, "key", _known(own), help_command)
+        typed.append(word)
+    flags, overrides = _check_words(typed, _known([f"study.{name}" for name in own]), help_command)
+    try:
+        found = _hydra(f"study/{study}", flags, overrides, module.Config)
+    except UserError as error:
+        text = str(error).replace("study.", "").replace(HELP, help_command)
+        raise UserError(text) from error
+    if not found:
+        return None
+    [(config, choices)] = found
+    return config, {"recipe": str(choices["recipe"]), "budget": str(choices["budget"])}
+
+
+def _is_list(item: Field) -> bool:
+    return "list" in str(item.type)
+
+
+def _as_list(name: str, value: str) -> str:
+    """`0,0.1` as `[0,0.1]`, and for seeds a single number as so many from 0."""
+    if value[:1] == "[":
+        return value
+    if name == "seeds" and value.isdecimal():
+        value = ",".join(map(str, range(int(value))))
+    return f"[{value.strip(',')}]"
+
+
+def sweep_help(study: str) -> str:
+    """The text of `lsexp sweep STUDY --help`."""
+    module = studies.study(study, "lsexp sweep")
+    lines = [
+        f"lsexp sweep {study} [key=value ...]: {module.HELP}",
+        "Trains what is not trained yet, as many runs at once as there are cores, then prints the",
+        "table and draws the figure. Finished runs are skipped, interrupted ones go on.",
+        "",
+        f"  lsexp sweep {study}                                    the embedded digits",
+        f"  lsexp sweep {study} recipe=mnist_mlp eps=0,0.1 seeds=10",
+        f"  lsexp sweep {study} recipe=cifar10_alexnet --dry-run   what is to do, and how long",
+        f"  lsexp plot {study} ...                                 the same words: no training",
+        "",
+        f"Keys of {study}:",
+        *(_key_line(*found) for found in walk(module.Config())),
+        "",
+        "Of the sweep:",
+        *(_key_line(*found) for found in walk(SweepConfig()) if found[0] == "workers"),
+        "  figure.format=png                   png, pdf, svg; several with commas",
+        "  out_dir=FOLDER                      or LSEXP_OUT_DIR (default: out)",
+        "",
+        "Any key of `lsexp train` applies to every run; `lsexp train --help` lists them.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def train_help() -> str:
@@ -102,10 +187,16 @@ def configs_folder() -> Path:
 
 
 def known_keys() -> list[str]:
+    """Keys and groups of `lsexp train`."""
     names = [name for name, _, _ in walk(TrainConfig())]
     for model in MODELS.values():
         names += [name for name, _, _ in walk(model(), "model.")]
     return sorted({*names, *GROUPS})
+
+
+def _known(study_keys: Iterable[str] | None = None) -> list[str]:
+    """Those of `lsexp train`, or of a sweep with these keys of its study."""
+    return known_keys() if study_keys is None else [*known_keys(), *study_keys, "workers"]
 
 
 def options(group: str, config_dir: str | None) -> list[str]:
@@ -120,7 +211,9 @@ def _first_comment(path: Path) -> str:
     return next((text for text in comments if not text.startswith("@package")), "")
 
 
-def _check_words(words: list[str]) -> tuple[list[str], list[str]]:
+def _check_words(
+    words: list[str], known: list[str], help_command: str
+) -> tuple[list[str], list[str]]:
     """Split flags from overrides (Hydra wants flags first) and refuse what it would let pass."""
     flags: list[str] = []
     overrides: list[str] = []
@@ -134,7 +227,7 @@ def _check_words(words: list[str]) -> tuple[list[str], list[str]]:
         elif flag in TAKES_VALUE:
             if not equals:
                 if not queue:
-                    raise UserError(f"{word}: needs a value; `lsexp train --help`")
+                    raise UserError(f"{word}: needs a value; `{help_command}`")
                 value = queue.pop(0)
             if flag in ("-cd", "--config-dir"):
                 config_dir = str(user_path("--config-dir", value).resolve())
@@ -146,11 +239,11 @@ def _check_words(words: list[str]) -> tuple[list[str], list[str]]:
                     raise UserError(f"--cfg {value}: must be job, hydra or all")
                 flags += ["--cfg", value]
         elif word.startswith("-"):
-            raise unknown(word, "flag", FLAGS, HELP)
+            raise unknown(word, "flag", FLAGS, help_command)
         else:
             overrides.append(word)
     for word in overrides:
-        _check_override(word, config_dir)
+        _check_override(word, config_dir, known, help_command)
     typed = {word.partition("=")[0] for word in overrides}
     if {"train.steps", "train.epochs"} <= typed:
         raise UserError("train.epochs: says the same as train.steps; give one of the two")
@@ -178,16 +271,15 @@ def _for_hydra(word: str) -> str:
     return word
 
 
-def _check_override(word: str, config_dir: str | None) -> None:
+def _check_override(word: str, config_dir: str | None, known: list[str], help_command: str) -> None:
     name, equals, value = word.partition("=")
     if name[:1] in ("+", "~"):
         raise UserError(
             f"{word}: keys cannot be added or removed; write key=value with a key that "
-            f"`lsexp train --help` lists"
+            f"`{help_command}` lists"
         )
-    known = known_keys()
     if not equals:
-        raise UserError(f"{word}: must be key=value; `{HELP}` lists the keys")
+        raise UserError(f"{word}: must be key=value; `{help_command}` lists the keys")
     if name in GROUPS:
         known = options(name, config_dir)
         for one in value.split(","):
@@ -196,15 +288,21 @@ def _check_override(word: str, config_dir: str | None) -> None:
         return
     in_known = any(key == name or key.startswith(f"{name}.") for key in known)
     if not (in_known or _in_table(name)):
-        raise unknown(word, "key", known, HELP)
+        raise unknown(word, "key", known, help_command)
 
 
 def _in_table(name: str) -> bool:
     return any(name == table or name.startswith(f"{table}.") for table in TABLES)
 
 
-def _hydra(primary: str, flags: list[str], overrides: list[str]) -> list[tuple[Any, Any]]:
-    """Compose `primary` with overrides: pairs of (typed config, Hydra's choices)."""
+def _hydra(
+    primary: str, flags: list[str], overrides: list[str], study: type | None = None
+) -> list[tuple[Any, Any]]:
+    """Compose `primary` with overrides: pairs of (typed config, Hydra's choices).
+
+    Args:
+        study: the dataclass of its keys, where `primary` is study/<name>.
+    """
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
@@ -216,6 +314,9 @@ def _hydra(primary: str, flags: list[str], overrides: list[str]) -> list[tuple[A
 
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
+    store.store(name="sweep_schema", node=SweepConfig)
+    if study is not None:
+        store.store(name=f"{primary.replace('/', '_')}_schema", node=study)
     for name, schema in MODELS.items():
         store.store(name=f"model_{name}_schema", node=schema)
 
@@ -269,7 +370,9 @@ def _reworded(error: Exception) -> UserError:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(dropped)]
     if lines and lines[0].startswith("Ambiguous value for argument"):
-        word = lines[0].split("'")[1]
+        word = lines[0].split("'")[1].removeprefix("++")
+        if _in_table(word.partition("=")[0]):
+            return UserError(f"{word}: several values; -m trains one run for each")
         return UserError(
             f"{word}: several values; -m trains one run for each, brackets make a list: "
             f"lsexp train -m {word}, or {word.replace('=', '=[', 1)}]"

@@ -474,6 +474,10 @@ WRONG = {
     "train model=custom model.target=net:build": ["model.target=net:build: no module net"],
     "train model.args.x=1": ["model.args.x=1: goes with model=custom, not model=mlp_digits"],
     "train model=alexnet optim.decay=[fc9.weight]": ["optim.decay=fc9.weight: matches no"],
+    "train data.image_size=8": ["data.image_size=8: goes with data=imagefolder, not data=digits"],
+    "data digits data.image_size=8": ["data.image_size=8: goes with a folder of images"],
+    "train model=resnet56 model.name=resnet20": ["model.name=resnet20: names are set"],
+    "train model=custom model.args.width=1,2": ["model.args.width=1,2: several values; -m"],
     "train data=imagefolder": ["data=imagefolder: needs data.path=DIR"],
     "train runs_dir=/proc/none/runs": ["runs_dir=/proc/none/runs: No such file"],
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from types import FrameType
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 
 from lsexp.errors import UserError
 from lsexp.launch.plan import Plan
-from lsexp.launch.progress import View
+from lsexp.launch.progress import Shown, View
 from lsexp.launch.results import Segment, failure, segment, write_results
 from lsexp.runs.claims import Claim, Record, acquire, describe
 from lsexp.runs.store import replace_file
@@ -28,14 +28,23 @@ from lsexp.training.history import EpochRow, history_text
 from lsexp.training.loop import Diverged, Progress, train
 
 
-def execute(plan: Plan) -> dict[str, Any]:
+class Elsewhere(Exception):
+    """Another process trains the run now."""
+
+
+def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View) -> dict[str, Any]:
     """Bring the planned run to its end, or find it finished.
+
+    Args:
+        wait: for another process that trains it; else that is an error.
+        view: called with `steps` and `start`; gives what shows the progress.
 
     Returns:
         Its metrics.
 
     Raises:
         UserError: exit code 1: failed now or before, interrupted, or not to be continued here.
+        Elsewhere: another process trains it and `wait` is off.
     """
     folder, config = plan.folder, plan.config
     folder.create(config, plan.identity, plan.chosen)
@@ -55,6 +64,8 @@ def execute(plan: Plan) -> dict[str, Any]:
         return False
 
     def waiting(record: Record) -> None:
+        if not wait:
+            raise Elsewhere
         if record["nonce"] not in told:
             told.append(record["nonce"])
             say(f"{folder.path} is being trained by {describe(record)}; waiting for it")
@@ -69,7 +80,7 @@ def execute(plan: Plan) -> dict[str, Any]:
                 waiting=waiting,
             )
             if claim is not None:
-                _train(plan, claim, env)
+                _train(plan, claim, env, view)
     except OSError as error:
         if not folder.path.is_dir():
             raise UserError(f"{folder.path}: was removed meanwhile", exit_code=1) from error
@@ -89,7 +100,7 @@ class _Recorder:
     """What the loop tells goes to the attempt folder, TensorBoard and the screen."""
 
     def __init__(
-        self, plan: Plan, claim: Claim, view: View, signals: list[str], segments: list[Segment]
+        self, plan: Plan, claim: Claim, view: Shown, signals: list[str], segments: list[Segment]
     ) -> None:
         self.plan = plan
         self.claim = claim
@@ -129,12 +140,12 @@ class _Recorder:
             self.tensorboard.close()
 
 
-def _train(plan: Plan, claim: Claim, env: Environment) -> None:
+def _train(plan: Plan, claim: Claim, env: Environment, view: Callable[..., Shown]) -> None:
     """Train under `claim` until the run ends, is interrupted, or the claim is lost."""
     folder = plan.folder
     try:
         with _signals() as signals:
-            _train_claimed(plan, claim, env, signals)
+            _train_claimed(plan, claim, env, view, signals)
     except Diverged as error:
         message = (
             f"{folder.path}: {error}; a lower optim.lr or a gradient clipped by optim.clip_norm "
@@ -163,7 +174,9 @@ def _train(plan: Plan, claim: Claim, env: Environment) -> None:
         signal.raise_signal(signal.Signals[signals[0]])
 
 
-def _train_claimed(plan: Plan, claim: Claim, env: Environment, signals: list[str]) -> None:
+def _train_claimed(
+    plan: Plan, claim: Claim, env: Environment, view: Callable[..., Shown], signals: list[str]
+) -> None:
     config, folder = plan.config, plan.folder
     train_images, val = plan.images("train"), plan.images("val")
 
@@ -180,8 +193,8 @@ def _train_claimed(plan: Plan, claim: Claim, env: Environment, signals: list[str
     segments = [] if state is None else state["segments"]
     segments = [*segments, segment(plan, env, member.step)]
 
-    with View(config.train.steps, start=member.step) as view:
-        recorder = _Recorder(plan, claim, view, signals, segments)
+    with view(steps=config.train.steps, start=member.step) as shown:
+        recorder = _Recorder(plan, claim, shown, signals, segments)
         for row in progress.history:
             recorder.epoch(row)
         try:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Any, Protocol
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
-from lsexp.text import duration, say
+from lsexp.text import duration, plural, say
 from lsexp.training.history import EpochRow
 
 LINE_SECONDS = 10.0
+
+
+class Shown(Protocol):
+    """What a run in training tells of itself; a context."""
+
+    def __enter__(self) -> Shown: ...
+    def __exit__(self, *of_an_error: Any) -> None: ...
+    def look(self, step: int, loss: float, images_per_second: float, batch_size: int) -> None: ...
+    def epoch(self, row: EpochRow) -> None: ...
 
 
 class View:
@@ -64,3 +76,78 @@ class View:
     def epoch(self, row: EpochRow) -> None:
         if row.val_accuracy is not None:
             self.val = f"val accuracy {100 * row.val_accuracy:.2f} %"
+
+
+class SweepView:
+    """Progress of many runs: how many are done, what runs, time left; on stderr."""
+
+    def __init__(self, labels: list[str], steps: list[int], done: list[int]):
+        """Args: labels of the runs to train; steps of each; how many of them are done."""
+        self.labels = labels
+        self.steps = steps
+        self.left = [whole - begun for whole, begun in zip(steps, done, strict=True)]
+        self.ended = 0
+        self._running: dict[int, str] = {}
+        self._started = time.monotonic()
+        self._whole = sum(self.left)
+        self._last_line = time.monotonic()
+        console = Console(stderr=True)
+        self._live = Live(console=console, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> SweepView:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *of_an_error: Any) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def start(self, task: int) -> None:
+        self._running[task] = "starting"
+        self._show()
+
+    def look(self, task: int, step: int, loss: float, images_per_second: float) -> None:
+        self.left[task] = self.steps[task] - step
+        done = f"step {step:,}  {images_per_second:,.0f} images/s  loss {loss:.4f}"
+        self._running[task] = done
+        self._show()
+
+    def epoch(self, task: int, row: EpochRow) -> None:
+        if row.val_accuracy is not None:
+            self._running[task] += f"  val accuracy {100 * row.val_accuracy:.2f} %"
+
+    def end(self, task: int, outcome: Any) -> None:
+        self._running.pop(task, None)
+        if outcome is not None:
+            self.left[task] = 0
+            self.ended += 1
+            number = f"{self.ended}/{len(self.labels)}"
+            if outcome.error is not None:
+                self.say(f"{number}  {self.labels[task]}  failed: {outcome.error}")
+            else:
+                test = outcome.metrics["test"]
+                self.say(
+                    f"{number}  {self.labels[task]}  test accuracy {100 * test['accuracy']:.2f} %  "
+                    f"ece {test['ece']:.4f}  in {duration(outcome.metrics['seconds'])}"
+                )
+        self._show()
+
+    def say(self, message: str) -> None:
+        if self._live is not None:
+            self._live.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        else:
+            say(message)
+
+    def _show(self) -> None:
+        left, elapsed = sum(self.left), time.monotonic() - self._started
+        made = self._whole - left
+        time_left = f", about {duration(elapsed * left / made)} left" if made > 0 else ""
+        head = f"{self.ended} of {plural(len(self.labels), 'run')} done{time_left}"
+        if self._live is not None:
+            lines = [f"  {self.labels[task]}  {text}" for task, text in self._running.items()]
+            self._live.update(Text("\n".join([head, *lines])))
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            running = "; ".join(f"{self.labels[t]} {text}" for t, text in self._running.items())
+            say(f"{head}; {running}")

@@ -1,0 +1,339 @@
+"""Many runs at once on this machine: worker processes, supervised one by one.
+
+A worker is a process that lives for the whole sweep, so that PyTorch is imported once in each,
+and trains one run after another with `local.execute`: claims, checkpoints and publishing are
+those of a run alone, and so are its weights. The parent only hands out runs and listens. A worker
+that dies takes nothing with it: its run goes on in a new one. Where the parent dies, its workers
+stop with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import FrameType, TracebackType
+from typing import Any, Protocol
+
+from lsexp.config import TrainConfig
+from lsexp.errors import UserError
+from lsexp.text import say
+from lsexp.training.history import EpochRow
+
+DEATHS = 3
+"""A run whose worker died this many times is given up: it may be what kills them."""
+AGAIN_SECONDS = 1.0
+"""Pause before a run that another process trains is looked at again."""
+
+
+@dataclass
+class Task:
+    """A run to train: what `plan` takes, and what it is called on the screen."""
+
+    config: TrainConfig
+    chosen: dict[str, str]
+    command: list[str]
+    label: str
+    deaths: int = 0
+
+
+@dataclass
+class Outcome:
+    """How a task ended: `metrics` of a finished run, else the `error` in one line."""
+
+    metrics: dict[str, Any] | None = None
+    error: str | None = None
+
+
+class Screen(Protocol):
+    """What the pool tells while it works; `task` is the index of a run."""
+
+    def start(self, task: int) -> None: ...
+    def look(self, task: int, step: int, loss: float, images_per_second: float) -> None: ...
+    def epoch(self, task: int, row: EpochRow) -> None: ...
+    def end(self, task: int, outcome: Outcome | None) -> None:
+        """It ended, or was put back (None)."""
+
+    def say(self, message: str) -> None: ...
+
+
+class _Worker:
+    """The parent's side of a worker."""
+
+    def __init__(self, threads: int):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(
+            target=_work, args=(theirs, os.getpid()), daemon=True, name="lsexp-worker"
+        )
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # what is imported there reads it
+        try:
+            self.process.start()
+        finally:
+            if before is None:
+                del os.environ["OMP_NUM_THREADS"]
+            else:
+                os.environ["OMP_NUM_THREADS"] = before
+        theirs.close()
+        self.task: int | None = None
+
+    def give(self, number: int, task: Task, *, wait: bool) -> None:
+        self.connection.send((task, wait))
+        self.task = number
+
+    def stop(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, TypeError):
+            os.kill(self.process.pid, number)  # type: ignore[arg-type]
+
+
+class Pool:
+    """Workers that start importing when this is made, so that the parent can plan meanwhile."""
+
+    def __init__(self, workers: int, threads: int):
+        self.threads = threads
+        self._workers = [_Worker(threads) for _ in range(workers)]
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self._workers:
+            worker.connection.close()  # an idle worker ends by that
+        deadline = time.monotonic() + 2
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+    def train(self, tasks: Sequence[Task], screen: Screen) -> tuple[list[Outcome | None], str]:
+        """Train all tasks.
+
+        Returns:
+            The outcome of each (None: not ended) and the name of the signal that stopped the
+            work before its end, or "".
+        """
+        outcomes: list[Outcome | None] = [None] * len(tasks)
+        todo = deque(range(len(tasks)))
+        elsewhere: deque[int] = deque()  # trained by other processes when last looked at
+        again = 0.0
+        with _signals() as signals:
+            told = 0
+            while True:
+                busy = [worker for worker in self._workers if worker.task is not None]
+                if signals:
+                    if not busy:
+                        return outcomes, signals[0]
+                    if told < len(signals):  # the second time they get no time for a checkpoint
+                        for worker in busy:
+                            worker.stop(signal.SIGTERM if told == 0 else signal.SIGKILL)
+                        told = len(signals)
+                elif not todo and not elsewhere and not busy:
+                    return outcomes, ""
+                else:
+                    if not todo and elsewhere and time.monotonic() >= again:
+                        todo, elsewhere = elsewhere, deque()
+                        again = time.monotonic() + AGAIN_SECONDS
+                    for worker in self._workers:
+                        if worker.task is None and todo:
+                            number = todo.popleft()
+                            # The last one waits there: it alone watches whether the other lives.
+                            worker.give(number, tasks[number], wait=not todo and not busy)
+                            screen.start(number)
+                self._listen(tasks, outcomes, todo, elsewhere, screen, stopping=bool(signals))
+
+    def _listen(
+        self,
+        tasks: Sequence[Task],
+        outcomes: list[Outcome | None],
+        todo: deque[int],
+        elsewhere: deque[int],
+        screen: Screen,
+        *,
+        stopping: bool,
+    ) -> None:
+        """Take in what workers tell for a moment; replace those that died."""
+        connections = [worker.connection for worker in self._workers]
+        ready = wait(connections, timeout=0.2)
+        for place, worker in enumerate(self._workers):
+            if worker.connection not in ready:
+                continue
+            try:
+                kind, *values = worker.connection.recv()
+            except (EOFError, OSError):
+                worker.process.join()
+                self._workers[place] = worker if stopping else _Worker(self.threads)
+                number, worker.task = worker.task, None
+                if stopping:
+                    self._workers.remove(worker)
+                if number is not None:
+                    self._died(worker, tasks, number, outcomes, todo, screen, stopping=stopping)
+                return  # the list of workers has changed
+            if kind == "say":
+                screen.say(*values)
+                continue
+            number = worker.task
+            assert number is not None
+            if kind == "look":
+                screen.look(number, *values)
+            elif kind == "epoch":
+                screen.epoch(number, *values)
+            else:
+                worker.task = None
+                if kind == "elsewhere":
+                    elsewhere.append(number)
+                elif kind == "stopped":  # by somebody else than us, it goes on
+                    todo.append(number)
+                elif kind == "finished":
+                    outcomes[number] = Outcome(metrics=values[0])
+                else:
+                    outcomes[number] = Outcome(error=values[0])
+                screen.end(number, outcomes[number])
+
+    def _died(
+        self,
+        worker: _Worker,
+        tasks: Sequence[Task],
+        number: int,
+        outcomes: list[Outcome | None],
+        todo: deque[int],
+        screen: Screen,
+        *,
+        stopping: bool,
+    ) -> None:
+        task, code = tasks[number], worker.process.exitcode or 0
+        task.deaths += 1
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        if stopping:
+            pass
+        elif task.deaths < DEATHS:
+            screen.say(f"{task.label}: its worker ended {how}; the run goes on in another")
+            todo.appendleft(number)
+        else:
+            memory = " (out of memory?)" if code == -signal.SIGKILL else ""
+            outcomes[number] = Outcome(
+                error=f"its worker ended {how}{memory}, {DEATHS} times; "
+                f"`lsexp train` of this run alone may tell more"
+            )
+        screen.end(number, outcomes[number])
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[str]]:
+    """Collect SIGINT, SIGTERM and SIGHUP, to stop the workers at a good moment."""
+    caught: list[str] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        caught.append(signal.Signals(number).name)
+
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# The worker's side.
+
+
+class _Told:
+    """What `execute` shows of a run goes to the parent."""
+
+    def __init__(self, send: Callable[..., None]):
+        self.send = send
+
+    def __enter__(self) -> _Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def look(self, step: int, loss: float, images_per_second: float, _batch_size: int) -> None:
+        self.send("look", step, loss, images_per_second)
+
+    def epoch(self, row: EpochRow) -> None:
+        self.send("epoch", row)
+
+
+class _Lines:
+    """A stream whose lines go to the parent, which shares its terminal with a display."""
+
+    def __init__(self, send: Callable[..., None]):
+        self.send = send
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line.strip():
+                self.send("say", line)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _work(connection: Connection, parent: int) -> None:
+    """Train what comes through `connection` until it closes."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides for all
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    lock = threading.Lock()
+
+    def send(*message: Any) -> None:
+        with lock, contextlib.suppress(OSError):  # the parent is gone: the watch will tell
+            connection.send(message)
+
+    sys.stderr = sys.stdout = _Lines(send)
+    from lsexp.launch import local, plan
+
+    planner: plan.Planner | None = None
+    while True:
+        try:
+            task, waiting = connection.recv()
+        except (EOFError, OSError):
+            return
+        if planner is None or planner.command != task.command:
+            planner = plan.Planner(task.chosen, task.command)
+        try:
+            metrics = local.execute(
+                planner(task.config), wait=waiting, view=lambda **_: _Told(send)
+            )
+            send("finished", metrics)
+        except local.Elsewhere:
+            send("elsewhere")
+        except local.Stopped:
+            send("stopped")
+        except UserError as error:
+            send("failed", str(error))
+        except Exception as error:
+            # Of ours, or of a user's network: its failure.json has the traceback.
+            say(f"{task.label}: {type(error).__name__}: {error}")
+            send("failed", f"{type(error).__name__}: {error}")
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)  # an idle one ends, a run makes a checkpoint
+    time.sleep(60)
+    os._exit(1)

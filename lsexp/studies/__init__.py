@@ -1,0 +1,147 @@
+"""Studies: the units in which a reader of the paper thinks, one module each.
+
+A module of this package is a study; `lsexp sweep <name>`, `lsexp plot <name>` and the report know
+none by name. It holds
+
+    HELP                         one line: which figure or table
+    Config                       dataclass of the study's own keys, declared by `config.key`
+    OWNED                        keys of a run that the study sets, and what to type instead
+    runs(study, base)            the runs that must have been trained, from the config of one
+    CLAIMS                       declared before any run
+    analyze(study, trained, recipe)  tables and findings; no files, no torch
+    draw(result)                 the figure
+
+configs/study/<name>.yaml holds the defaults of its keys.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from lsexp.analysis.statistics import Direction
+from lsexp.config import TrainConfig
+from lsexp.errors import unknown
+from lsexp.runs.catalog import Entry, load_outputs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+
+
+class Run(NamedTuple):
+    """A run that a study needs: its keys in the study's tables ({"eps": .1, "seed": 0})."""
+
+    keys: Row
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of a study as it stands.
+
+    Attributes:
+        keys: those of its `Run`.
+        entry: its folder; the status tells whether it is finished.
+    """
+
+    keys: Row
+    entry: Entry
+
+    @property
+    def finished(self) -> bool:
+        return self.entry.status == "finished"
+
+    @property
+    def outputs(self) -> dict[str, np.ndarray]:
+        """Logits, labels and indices of val and test of a finished run, read from its folder."""
+        return load_outputs(self.entry.path)
+
+
+class Claim(NamedTuple):
+    """What the paper says, declared before the runs.
+
+    Attributes:
+        where: place in the paper.
+        statistic: what of ours it is judged by.
+        direction: "above" or "below" 0, or "within" the margin.
+        margin: in the statistic's unit.
+        disputed_by: who found otherwise, if anybody.
+    """
+
+    name: str
+    text: str
+    where: str
+    statistic: str
+    direction: Direction
+    margin: float = 0.0
+    disputed_by: str = ""
+
+
+@dataclass
+class Finding:
+    """A claim beside our estimate: value, interval over n, the paper's value, and the verdict.
+
+    verdict: supported, contradicted, inconclusive, or not tested; because: why, where it says
+    nothing by itself.
+    """
+
+    claim: Claim
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    paper: float | None
+    verdict: str
+    because: str = ""
+
+
+@dataclass
+class Result:
+    """What a study found.
+
+    Attributes:
+        tables: file name to rows, tidy.
+        summary: the table on the terminal, its header first; notes: lines below it.
+        title: what the figure is of.
+    """
+
+    tables: dict[str, list[Row]]
+    findings: list[Finding]
+    summary: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    title: str = ""
+
+
+class Study(Protocol):
+    """What a module of this package offers."""
+
+    HELP: str
+    Config: type
+    OWNED: dict[str, str]
+    CLAIMS: Sequence[Claim]
+    runs: Callable[[Any, TrainConfig], list[Run]]
+    analyze: Callable[[Any, Sequence[Trained], str], Result]
+    draw: Callable[[Result], Figure]
+
+
+def names() -> list[str]:
+    """All studies, without importing one."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def study(name: str, command: str) -> Any:
+    """The study of that name.
+
+    Raises:
+        UserError: there is none; `command` is what lists them.
+    """
+    if name not in names():
+        raise unknown(name, "study", names(), f"{command} --help")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,459 @@
+"""Table 2 of the paper: accuracy with and without label smoothing; NLL, ECE, Brier beside it.
+
+Shape letters: E values of eps, S seeds, N examples, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lsexp.analysis.calibration import (
+    brier_by_example,
+    debiased_ece,
+    ece_floor,
+    ece_of,
+    nll_by_example,
+    softmax,
+    top_label,
+)
+from lsexp.analysis.statistics import (
+    Interval,
+    accuracy_half_width,
+    holm,
+    over_both,
+    over_both_of,
+    over_examples,
+    over_seeds,
+    paired,
+    smallest_visible_difference,
+    verdict,
+)
+from lsexp.config import TrainConfig, key
+from lsexp.errors import UserError
+from lsexp.figures import COLORS, panels, styled
+from lsexp.published import PAPER_ACCURACY
+from lsexp.studies import Claim, Finding, Result, Row, Run, Trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HELP = "Table 2: accuracy, NLL and ECE against the smoothing"
+OWNED = {"loss.eps": "eps=0,0.1", "seed": "seeds=5, or seeds=0,3,7"}
+SPLITS = ("val", "test")
+
+
+@dataclass
+class Config:
+    eps: list[float] = key(
+        [0.0, 0.05, 0.1, 0.2, 0.3], "smoothing of each run, as a list", at_least=0, below=1
+    )
+    seeds: list[int] = key(
+        [0, 1, 2, 3, 4], "how many seeds, or which, as a list", at_least=0, below=2**31
+    )
+
+
+UNCHANGED = Claim(
+    "accuracy-unchanged",
+    "smoothing by 0.1 leaves accuracy within one percentage point of hard labels",
+    "Table 2, CIFAR-10",
+    "test accuracy at eps 0.1 minus at eps 0, paired by seed",
+    "within",
+    margin=0.01,
+)
+CLAIMS = (UNCHANGED,)
+"""Declared before any run. Table 2 has -0.1 points on CIFAR-10 and +0.6 on CIFAR-100."""
+
+
+def runs(study: Config, base: TrainConfig) -> list[Run]:
+    """Every eps with every seed, seed by seed, so that comparisons are possible early."""
+    lists: dict[str, list[Any]] = {"eps": study.eps, "seeds": study.seeds}
+    for name, values in lists.items():
+        if not values:
+            raise UserError(f"{name}=[]: must hold at least one")
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise UserError(f"{name}={','.join(map(str, values))}: {twice[0]:g} is there twice")
+    return [
+        Run({"eps": eps, "seed": seed}, replace(base, loss=replace(base.loss, eps=eps), seed=seed))
+        for seed in study.seeds
+        for eps in study.eps
+    ]
+
+
+@dataclass
+class Cell:
+    """What is finished at one eps: seeds, and per split their scores.
+
+    scores: (split, metric) to float64 [S, N] per example (accuracy, nll, brier); top: split to
+    confidence and correctness, [S, N] each.
+    """
+
+    eps: float
+    seeds: list[int]
+    scores: dict[tuple[str, str], np.ndarray]
+    top: dict[str, tuple[np.ndarray, np.ndarray]]
+    train_accuracy: list[float]
+
+
+def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
+    """Estimates for every eps, differences to the smallest, and what they say of the claims."""
+    cells = [
+        _cell(eps, [one for one in trained if one.keys["eps"] == eps and one.finished])
+        for eps in study.eps
+    ]
+    estimates = [row for cell in cells if cell.seeds for row in _estimates(cell)]
+    differences = list(_differences(cells))
+    whole = {
+        "runs": [_run_row(one) for one in trained],
+        "eps": [*_paper_rows(recipe), *estimates],
+    }
+    if differences:
+        whole["differences"] = differences
+    finding = _unchanged(cells, recipe)
+    done = next(one for one in trained if one.finished)
+    config = done.entry.config
+    title = f"{config['data.name']}, {config['model.name']}, {recipe}, budget {config['budget']}"
+    return Result(
+        whole,
+        [finding],
+        notes=_notes(cells, differences),
+        summary=_summary(cells, trained, estimates, differences, recipe),
+        title=title,
+    )
+
+
+def _cell(eps: float, done: Sequence[Trained]) -> Cell:
+    cell = Cell(eps, [one.keys["seed"] for one in done], {}, {}, [])
+    cell.train_accuracy = [one.entry.metrics["train"]["accuracy"] for one in done]
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    for one in done:
+        outputs = one.outputs
+        for split in SPLITS:
+            if f"{split}.logits" not in outputs:
+                continue
+            logits, labels = outputs[f"{split}.logits"], outputs[f"{split}.labels"]
+            probabilities = softmax(logits)
+            confidence, correct = top_label(probabilities, labels)
+            for metric, score in (
+                ("confidence", confidence),
+                ("accuracy", correct.astype(float)),
+                ("nll", nll_by_example(logits, labels)),
+                ("brier", brier_by_example(probabilities, labels)),
+            ):
+                found.setdefault((split, metric), []).append(score)
+    stacked = {name: np.stack(values) for name, values in found.items()}
+    for split in SPLITS:
+        if (split, "confidence") in stacked:
+            confidence = stacked.pop((split, "confidence"))
+            cell.top[split] = (confidence, stacked[split, "accuracy"])
+    cell.scores = stacked
+    return cell
+
+
+def _estimates(cell: Cell) -> Iterator[Row]:
+    """Rows of eps.csv: each metric with its intervals over seeds, examples and both."""
+
+    def row(split: str, metric: str, found: Interval) -> Row:
+        return {
+            "source": "ours",
+            "eps": cell.eps,
+            "split": split,
+            "metric": metric,
+            "value": found.value,
+            "low": found.low,
+            "high": found.high,
+            "n": found.n,
+            "interval": found.over if found.low is not None else None,
+        }
+
+    for (split, metric), scores_SN in cell.scores.items():
+        for interval in (
+            over_seeds(scores_SN.mean(1)),
+            over_examples(scores_SN),
+            over_both(scores_SN),
+        ):
+            yield row(split, metric, interval)
+    for split, (confidence_SN, correct_SN) in cell.top.items():
+        eces = np.array([ece_of(*pair) for pair in zip(confidence_SN, correct_SN, strict=True)])
+        yield row(split, "ece", over_seeds(eces))
+        yield row(split, "ece_debiased", over_both_of(_debiased(cell, split), *confidence_SN.shape))
+        floors = np.array([ece_floor(confidence_N) for confidence_N in confidence_SN])
+        yield row(split, "ece_if_calibrated", over_seeds(floors))
+    yield row("train", "accuracy", over_seeds(np.array(cell.train_accuracy)))
+
+
+def _debiased(cell: Cell, split: str) -> Any:
+    confidence_SN, correct_SN = cell.top[split]
+    return lambda seed, kept: debiased_ece(confidence_SN[seed, kept], correct_SN[seed, kept] > 0)
+
+
+def _paper_rows(recipe: str) -> list[Row]:
+    return [
+        {
+            "source": f"paper, {number.where}",
+            "eps": eps,
+            "split": "val",
+            "metric": "accuracy",
+            "value": number.value,
+            "low": None if number.spread is None else number.value - number.spread,
+            "high": None if number.spread is None else number.value + number.spread,
+            "n": None,
+            "interval": None if number.spread is None else "not stated",
+        }
+        for eps, number in PAPER_ACCURACY.get(recipe, {}).items()
+    ]
+
+
+def _run_row(one: Trained) -> Row:
+    """A row of runs.csv: what was trained, unfinished ones included."""
+    metrics = one.entry.metrics
+    row = {**one.keys, "status": one.entry.status, "run": one.entry.name}
+    for split in SPLITS:
+        for metric in ("accuracy", "nll", "ece", "brier"):
+            row[f"{split}_{metric}"] = (metrics.get(split) or {}).get(metric)
+    row["train_accuracy"] = metrics.get("train", {}).get("accuracy")
+    row["precision"] = one.entry.config.get("precision")
+    row["seconds"] = metrics.get("seconds")
+    return row
+
+
+def _differences(cells: Sequence[Cell]) -> Iterator[Row]:
+    """Rows of differences.csv: every eps against the smallest, paired by seed.
+
+    Holm's correction is over the eps of one metric and split.
+    """
+    base, *others = cells
+    for split, metric in [
+        (s, m) for s in SPLITS for m in ("accuracy", "nll", "brier", "ece_debiased")
+    ]:
+        found = []
+        for cell in others:
+            seeds = [seed for seed in cell.seeds if seed in base.seeds]
+            if seeds and split in base.top and split in cell.top:
+                values = [_by_seed(one, split, metric, seeds) for one in (cell, base)]
+                found.append((cell, paired(*values)))
+        adjusted = holm([pair.p for _, pair in found])
+        for (cell, pair), p_holm in zip(found, adjusted, strict=True):
+            yield {
+                "eps": cell.eps,
+                "minus": base.eps,
+                "split": split,
+                "metric": metric,
+                "value": pair.difference.value,
+                "low": pair.difference.low,
+                "high": pair.difference.high,
+                "n": pair.difference.n,
+                "interval": "seeds" if pair.difference.low is not None else None,
+                "correlation": pair.correlation,
+                "p": pair.p,
+                "p_holm": p_holm,
+                **_resolution(cell, base, split, metric),
+            }
+
+
+def _resolution(cell: Cell, base: Cell, split: str, metric: str) -> Row:
+    """On how many examples one of two runs of a seed is right, and what difference that shows."""
+    if metric != "accuracy":
+        return {"disagreement": None, "visible_difference": None}
+    seeds = [seed for seed in cell.seeds if seed in base.seeds]
+    correct, others = (
+        one.top[split][1][[one.seeds.index(seed) for seed in seeds]] for one in (cell, base)
+    )
+    disagreement = float((correct != others).mean())
+    visible = smallest_visible_difference(disagreement, correct.shape[1])
+    return {"disagreement": disagreement, "visible_difference": visible}
+
+
+def _notes(cells: Sequence[Cell], differences: Sequence[Row]) -> list[str]:
+    """What a test set of this size leaves open, whatever the number of seeds."""
+    done = next(cell for cell in cells if cell.seeds)
+    correct_SN = done.top["test"][1]
+    count, accuracy = correct_SN.shape[1], float(correct_SN.mean())
+    half = 100 * accuracy_half_width(accuracy, count)
+    lines = [
+        "+- half of the 95 % interval over seeds; differences paired by seed, in percentage points",
+        f"{count:,} test images leave +-{half:.2f} points of an accuracy open, whatever the seeds",
+    ]
+    rows = [r for r in differences if (r["split"], r["metric"]) == ("test", "accuracy")]
+    if rows:
+        disagreement = float(np.mean([row["disagreement"] for row in rows]))
+        visible = 100 * smallest_visible_difference(disagreement, count)
+        lines.append(
+            f"two networks of a seed disagree on {100 * disagreement:.1f} % of them: one pair "
+            f"shows differences from {visible:.2f} points on"
+        )
+    if all(len(cell.seeds) < 2 for cell in cells):
+        lines.append("one seed: nothing can be said of seeds; seeds=5 trains more")
+    return lines
+
+
+def _by_seed(cell: Cell, split: str, metric: str, seeds: Sequence[int]) -> np.ndarray:
+    rows = [cell.seeds.index(seed) for seed in seeds]
+    if metric == "ece_debiased":
+        statistic = _debiased(cell, split)
+        everything = np.arange(cell.top[split][0].shape[1])
+        return np.array([statistic(row, everything) for row in rows])
+    return cell.scores[split, metric][rows].mean(1)
+
+
+def _unchanged(cells: Sequence[Cell], recipe: str) -> Finding:
+    by_eps = {cell.eps: cell for cell in cells if cell.seeds}
+    numbers = PAPER_ACCURACY.get(recipe)
+    paper = numbers[0.1].value - numbers[0.0].value if numbers else None
+    if not {0.0, 0.1} <= set(by_eps):
+        because = "needs runs at eps 0 and 0.1"
+        return Finding(UNCHANGED, None, None, None, 0, paper, "not tested", because)
+    hard, smooth = by_eps[0.0], by_eps[0.1]
+    seeds = [seed for seed in smooth.seeds if seed in hard.seeds]
+    if not seeds:
+        because = "needs the same seeds at eps 0 and 0.1"
+        return Finding(UNCHANGED, None, None, None, 0, paper, "not tested", because)
+    found = paired(*(_by_seed(one, "test", "accuracy", seeds) for one in (smooth, hard))).difference
+    said = verdict(found, UNCHANGED.direction, UNCHANGED.margin)
+    because = ""
+    if said == "inconclusive":
+        because = (
+            "too few seeds" if found.n < 3 or found.low is None else "the interval is too wide"
+        )
+    return Finding(UNCHANGED, *found[:4], paper, said, because)
+
+
+def _summary(
+    cells: Sequence[Cell],
+    trained: Sequence[Trained],
+    estimates: Sequence[Row],
+    differences: Sequence[Row],
+    recipe: str,
+) -> list[list[str]]:
+    """The table on the terminal: test scores over seeds, as mean and half the 95 % interval."""
+
+    def cell_of(eps: float, metric: str, factor: float, digits: int, *, interval: str) -> str:
+        rows = [
+            row
+            for row in estimates
+            if (row["eps"], row["split"], row["metric"]) == (eps, "test", metric)
+        ]
+        row = next((row for row in rows if row["interval"] == interval), rows[0])
+        text = f"{factor * row['value']:.{digits}f}"
+        if row["low"] is None:
+            return text
+        return f"{text} +- {factor * (row['high'] - row['low']) / 2:.{digits}f}"
+
+    header = [
+        "eps",
+        "seeds",
+        "test accuracy %",
+        "NLL",
+        "ECE",
+        "minus eps 0, accuracy %",
+        "p (Holm)",
+    ]
+    header[5] = f"accuracy % minus eps {cells[0].eps:g}"
+    rows = [header]
+    for eps, number in PAPER_ACCURACY.get(recipe, {}).items():
+        spread = "" if number.spread is None else f" +- {100 * number.spread:.1f}"
+        rows.append(
+            [f"{eps:g} paper", "", f"{100 * number.value:.1f}{spread} (val)", "", "", "", ""]
+        )
+    for cell in cells:
+        of_eps = [one for one in trained if one.keys["eps"] == cell.eps]
+        failed = sum(one.entry.status == "failed" for one in of_eps)
+        count = f"{len(cell.seeds)}" + (f" ({failed} failed)" if failed else "")
+        if not cell.seeds:
+            rows.append([f"{cell.eps:g}", count, "", "", "", "", ""])
+            continue
+        gap, p = "", ""
+        for row in differences:
+            if (row["eps"], row["split"], row["metric"]) == (cell.eps, "test", "accuracy"):
+                gap = f"{100 * row['value']:+.2f}"
+                if row["low"] is not None:
+                    gap += f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
+                p = "" if row["p_holm"] is None else f"{row['p_holm']:.3f}"
+        rows.append(
+            [
+                f"{cell.eps:g}",
+                count,
+                cell_of(cell.eps, "accuracy", 100, 2, interval="seeds"),
+                cell_of(cell.eps, "nll", 1, 4, interval="seeds"),
+                cell_of(cell.eps, "ece", 1, 4, interval="seeds"),
+                gap,
+                p,
+            ]
+        )
+    return rows
+
+
+PANELS = (
+    ("accuracy", 100.0, "test accuracy (%)"),
+    ("nll", 1.0, "test NLL (nats)"),
+    ("ece", 1.0, "test ECE (15 bins)"),
+)
+
+
+@styled
+def draw(result: Result) -> Figure:
+    """Test accuracy, NLL and ECE against eps: a point a seed, the mean with its interval."""
+    figure, axes = panels(3)
+    runs_done = [row for row in result.tables["runs"] if row["status"] == "finished"]
+    estimates = result.tables["eps"]
+    for axis, (metric, factor, label) in zip(axes, PANELS, strict=True):
+        axis.plot(
+            [row["eps"] for row in runs_done],
+            [factor * row[f"test_{metric}"] for row in runs_done],
+            linestyle="none",
+            marker="o",
+            markersize=3,
+            alpha=0.5,
+            color=COLORS[7],
+            label="a seed",
+        )
+        # ECE has no interval over both: resampled examples would bias it.
+        over = "seeds" if metric == "ece" else "both"
+        rows = [
+            row
+            for row in estimates
+            if row["source"] == "ours" and (row["split"], row["metric"]) == ("test", metric)
+        ]
+        means = {row["eps"]: row for row in rows}  # one of each eps, without interval if need be
+        means |= {row["eps"]: row for row in rows if row["interval"] == over}
+        values = list(means.values())
+        errors = [
+            [
+                factor * abs((row[end] if row[end] is not None else row["value"]) - row["value"])
+                for row in values
+            ]
+            for end in ("low", "high")
+        ]
+        axis.errorbar(
+            [row["eps"] for row in values],
+            [factor * row["value"] for row in values],
+            yerr=errors,
+            color=COLORS[0],
+            marker="_",
+            capsize=3,
+            linewidth=1,
+            label=f"mean, 95 % over {'seeds and examples' if over == 'both' else over}",
+        )
+        paper = [row for row in estimates if row["source"] != "ours" and row["metric"] == metric]
+        if paper:
+            axis.errorbar(
+                [row["eps"] for row in paper],
+                [factor * row["value"] for row in paper],
+                yerr=[factor * (row["high"] - row["value"]) for row in paper],
+                color=COLORS[1],
+                linestyle="none",
+                marker="D",
+                markersize=4,
+                capsize=3,
+                label="paper (on val)",
+            )
+        axis.set_xlabel("eps (smoothing)")
+        axis.set_ylabel(label)
+        axis.legend(fontsize=7)
+    seeds = len({row["seed"] for row in runs_done})
+    figure.suptitle(f"{result.title} ({len(runs_done)} runs, {seeds} seed{'s' * (seeds > 1)})")
+    return figure

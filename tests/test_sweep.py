@@ -1,0 +1,281 @@
+"""`lsexp sweep` and `lsexp plot STUDY` as processes: words, resuming, killing, sharing."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support import FINISHED, TINY, lsexp, names, until_it_saves, weights
+
+WORDS = ["budget=smoke", "artifacts.tensorboard=false", "workers=2"]
+SLOW = ["train.steps=8000", "artifacts.checkpoint_seconds=0.2"]
+"""Some seconds a run, with many checkpoints."""
+
+
+def sweep(cwd, *words, code=0, command="sweep"):
+    """(paths and tables on stdout, lines of stderr) of `lsexp sweep eps WORDS`."""
+    done = lsexp(command, "eps", *words, cwd=cwd)
+    assert done.returncode == code, done.stderr
+    return done.stdout.splitlines(), done.stderr
+
+
+def runs(cwd):
+    return sorted(path for path in (cwd / "runs").iterdir() if path.name[0] != ".")
+
+
+def workers_of(process):
+    """Process ids of the children of a sweep that train."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == process.pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A folder in which two eps and three seeds have been swept, and what was printed."""
+    cwd = tmp_path_factory.mktemp("swept")
+    return cwd, *sweep(cwd, *WORDS, "eps=0,0.1", "seeds=3")
+
+
+def test_a_sweep_prints_the_table_the_finding_and_last_its_files(swept):
+    cwd, out, _ = swept
+    assert out[0].split()[:2] == ["eps", "seeds"]
+    assert [line.split()[:2] for line in out[1:3]] == [["0", "3"], ["0.1", "3"]]
+    assert any("within one percentage point" in line for line in out)
+    folder = "out/eps/digits_mlp-smoke"
+    files = ["eps.png", "runs.csv", "eps.csv", "differences.csv", "findings.csv"]
+    assert out[-5:] == [f"{folder}/{name}" for name in files]
+    assert all((cwd / line).stat().st_size > 100 for line in out[-5:])
+
+
+def test_it_says_before_what_is_to_do(swept):
+    _, _, err = swept
+    assert "6 runs: 0 finished, 6 to do, about " in err
+    assert "with 2 workers" in err
+
+
+def test_a_run_of_a_sweep_is_bit_for_bit_the_run_alone(swept, tmp_path):
+    cwd, _, _ = swept
+    done = lsexp("train", *TINY, "runs_dir=alone", "loss.eps=0.1", "seed=2", cwd=tmp_path)
+    alone = tmp_path / done.stdout.splitlines()[-1]
+    assert weights(cwd / "runs" / alone.name) == weights(alone)
+    assert names(cwd / "runs" / alone.name) == FINISHED
+
+
+def test_the_tables_are_tidy(swept):
+    cwd, _, _ = swept
+    folder = cwd / "out/eps/digits_mlp-smoke"
+    with (folder / "eps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    key = ("eps", "split", "metric", "interval")
+    assert len({tuple(row[name] for name in key) for row in rows}) == len(rows)
+    assert {row["interval"] for row in rows} == {"seeds", "examples", "both"}
+    for row in rows:
+        assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+    with (folder / "runs.csv").open() as file:
+        trained = list(csv.DictReader(file))
+    assert [(row["seed"], row["eps"]) for row in trained[:3]] == [
+        ("0", "0.0"),
+        ("0", "0.1"),
+        ("1", "0.0"),
+    ]
+    for row in trained:
+        metrics = json.loads((cwd / "runs" / row["run"] / "metrics.json").read_text())
+        assert float(row["test_accuracy"]) == metrics["test"]["accuracy"]
+
+
+def test_a_finished_sweep_trains_nothing_again(swept):
+    cwd, out, _ = swept
+    before = {path: path.stat().st_mtime_ns for path in cwd.glob("runs/*/metrics.json")}
+    again, err = sweep(cwd, *WORDS, "eps=0,0.1", "seeds=3")
+    assert "6 finished, 0 to do" in err
+    assert again == out
+    assert {path: path.stat().st_mtime_ns for path in cwd.glob("runs/*/metrics.json")} == before
+
+
+def test_a_plot_without_words_is_of_the_newest_sweep(swept):
+    cwd, out, _ = swept
+    plotted, err = sweep(cwd, "figure.format=svg,pdf", command="plot")
+    assert "the newest sweep: lsexp sweep eps budget=smoke" in err
+    assert plotted[:-6] == out[:-5]
+    assert plotted[-6:-4] == [f"out/eps/digits_mlp-smoke/eps.{kind}" for kind in ("svg", "pdf")]
+
+
+def test_a_plot_with_words_shows_what_there_is_and_how_to_complete_it(swept):
+    cwd, _, _ = swept
+    out, err = sweep(cwd, *WORDS, "eps=0,0.1", "seeds=4", "out_dir=other", command="plot")
+    assert "2 of 8 runs missing (eps=0 seed=3, eps=0.1 seed=3); `lsexp sweep eps" in err
+    assert "seeds=4` completes them" in err
+    assert out[-1] == "other/eps/digits_mlp-smoke/findings.csv"
+
+
+def test_more_seeds_train_only_what_is_missing(swept, tmp_path):
+    cwd, _, _ = swept
+    shutil.copytree(cwd / "runs", tmp_path / "runs")
+    _, err = sweep(tmp_path, *WORDS, "eps=0,0.1", "seeds=0,7", "--dry-run")
+    assert "4 runs: 2 finished, 2 to do, about" in err
+    assert len(runs(tmp_path)) == 6
+    out, _ = sweep(tmp_path, *WORDS, "eps=0,0.1", "seeds=0,7")
+    assert len(runs(tmp_path)) == 8
+    assert out[1].split()[:2] == ["0", "2"]
+
+
+def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path):
+    lsexp("train", "-m", *TINY, "runs_dir=runs", "loss.eps=0,0.1", "seed=0,1", cwd=tmp_path)
+    _, err = sweep(tmp_path, *WORDS, "eps=0,0.1", "seeds=2", "--dry-run")
+    assert "4 runs: 4 finished, 0 to do" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("epss", "epss: no such study; did you mean eps?"),
+        ("eps seed=3", "seed=3: eps sets it; type seeds=5, or seeds=0,3,7"),
+        ("eps loss.eps=0.1", "loss.eps=0.1: eps sets it; type eps=0,0.1"),
+        ("eps eps=0,0", "eps=0.0,0.0: 0 is there twice"),
+        ("eps eps=x", "eps=[x]: must be a number; `lsexp sweep eps --help`"),
+        ("eps eps=1.5", "eps=1.5: must be at least 0 and below 1; `lsexp sweep eps --help`"),
+        ("eps seeds=0", "seeds=[]: must hold at least one"),
+        ("eps seeds=-1", "seeds=-1: must be at least 0"),
+        ("eps workers=0", "workers=0: must be at least 1"),
+        ("eps epss=1", "epss=1: no such key"),
+        ("eps -m optim.lr=1,2", "-m: a sweep trains lists by itself"),
+        ("eps figure.format=gif", "figure.format=gif: must be png or pdf or svg"),
+        ("eps study.eps=[1]", "study.eps=[1]: no such key"),
+        ("eps loss.scale=0", "loss.scale=0.0: must be more than 0"),
+    ],
+)
+def test_wrong_words_get_one_line(tmp_path, monkeypatch, capsys, words, message):
+    from lsexp.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"lsexp: {message}")
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_studies_and_their_keys(capsys):
+    from lsexp.cli import main
+
+    for words, expected in ((["sweep"], "eps "), (["sweep", "eps", "--help"], "  seeds=")):
+        assert main(words) == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_a_plot_without_any_sweep_says_how_to_make_one(tmp_path, monkeypatch, capsys):
+    from lsexp.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["plot", "eps"]) == 1
+    assert "no sweep in runs; `lsexp sweep eps` makes one" in capsys.readouterr().err
+
+
+# Trouble.
+
+
+def test_a_killed_worker_takes_nothing_with_it(tmp_path):
+    words = [*WORDS, *SLOW, "eps=0,0.1", "seeds=1"]
+    process = lsexp("sweep", "eps", *words, cwd=tmp_path, start=True)
+    until_it_saves(tmp_path / "runs", process)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "its worker ended by SIGKILL; the run goes on in another" in err
+    assert out.splitlines()[-1].endswith("findings.csv")
+    assert all(names(path) == FINISHED for path in runs(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_a_sweep_that_is_stopped_goes_on_from_there(tmp_path, number):
+    words = [*WORDS, *SLOW, "eps=0,0.1", "seeds=1"]
+    process = lsexp("sweep", "eps", *words, cwd=tmp_path, start=True)
+    until_it_saves(tmp_path / "runs", process)
+    children = workers_of(process)
+    os.kill(process.pid, number)
+    started = time.monotonic()
+    process.wait(timeout=30)
+    if number == signal.SIGKILL:  # the workers see it by themselves
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 20)
+    _, err = process.communicate()
+    if number != signal.SIGKILL:
+        assert process.returncode == 1
+        name = signal.Signals(number).name
+        assert f"stopped by {name}; nothing is lost: the same command goes on" in err
+        assert time.monotonic() - started < 15
+    assert not list(tmp_path.glob("runs/*/metrics.json"))
+    saved = list(tmp_path.glob("runs/*/attempt-*/checkpoint.pt"))
+    assert saved
+    _, err = sweep(tmp_path, *words)
+    assert "continuing runs/" in err
+    assert all(names(path) == FINISHED for path in runs(tmp_path))
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path):
+    sweep(tmp_path, *WORDS, "eps=0", "seeds=2")
+    one = next(path for path in runs(tmp_path) if "seed1" in path.name)
+    shutil.rmtree(one)
+    one.write_text("in the way")
+    out, err = sweep(tmp_path, *WORDS, "eps=0", "seeds=3", code=1)
+    assert "1 of 3 runs failed, see above; `lsexp sweep eps" in err.splitlines()[-1]
+    assert "retry_failed=true` trains them again" in err.splitlines()[-1]
+    assert any(line.startswith("lsexp: eps=0 seed=1: ") for line in err.splitlines())
+    assert out[1].split()[:2] == ["0", "2"]
+
+
+def test_diverged_seeds_stand_in_the_table(tmp_path):
+    words = [*WORDS, "eps=0", "seeds=2", "optim.lr=1e30"]
+    _, err = sweep(tmp_path, *words, code=1)
+    assert "not finite at step" in err
+    assert "none of its 2 runs is finished" in err or "2 of 2 runs failed" in err
+    _, err = sweep(tmp_path, *words, "--dry-run")
+    assert "2 failed (retry_failed=true tries again), 0 to do" in err
+
+
+def test_two_sweeps_at_once_share_the_work(tmp_path):
+    words = [*WORDS, "train.steps=3000", "eps=0,0.1", "seeds=3"]
+    both = [lsexp("sweep", "eps", *words, cwd=tmp_path, start=True) for _ in range(2)]
+    printed = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert printed[0][0] == printed[1][0]
+    assert len(runs(tmp_path)) == 6
+    for path in runs(tmp_path):
+        assert names(path) == FINISHED
+        metrics = json.loads((path / "metrics.json").read_text())
+        assert len(metrics["provenance"]["segments"]) == 1  # trained once, in one go
+
+
+def test_a_run_that_kills_its_workers_is_given_up(tmp_path):
+    (tmp_path / "killer.py").write_text(
+        "import multiprocessing, os, signal\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.fc = nn.Linear(64, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        if self.training and multiprocessing.current_process().name == 'lsexp-worker':\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return self.fc(x.flatten(1))\n"
+    )
+    words = ["model=custom", "model.target=killer:Net", "eps=0", "seeds=1"]
+    _, err = sweep(tmp_path, *WORDS, *words, code=1)
+    assert "its worker ended by SIGKILL (out of memory?), 3 times" in err
