@@ -126,7 +126,7 @@ def run_sweep(words: list[str]) -> int:
     from lsexp.launch.pool import Pool
 
     command = ["lsexp", "sweep", *words]
-    workers, threads = _workers(config, len(runs))
+    workers, threads = _workers(config, base, len(runs))
     with contextlib.ExitStack() as stack:
         pool = None
         if not dry_run and not _seems_done(study, typed, base):
@@ -216,6 +216,7 @@ def _runs_of(study: str, module: Any, config: SweepConfig) -> tuple[TrainConfig,
     check_fields(config)
     names = [item.name for item in fields(TrainConfig)]
     base = TrainConfig(**{name: getattr(config, name) for name in names})
+    base.threads = base.threads or 1  # many runs at once, a core for each
     check(base)
     runs = module.runs(config.study, base)
     for run in runs:
@@ -223,16 +224,14 @@ def _runs_of(study: str, module: Any, config: SweepConfig) -> tuple[TrainConfig,
     return base, runs
 
 
-def _workers(config: SweepConfig, runs: int) -> tuple[int, int]:
-    """Worker processes and threads in each: a core for every thread."""
+def _workers(config: SweepConfig, base: TrainConfig, runs: int) -> tuple[int, int]:
+    """Worker processes, and threads in each: a core for every thread."""
     from lsexp.training.hardware import default_threads, resolve_device
 
-    threads = config.threads or 1
-    if config.workers is None:
-        on_gpu = resolve_device(config.device).type == "cuda"
-        config.workers = 1 if on_gpu else max(1, default_threads() // threads)
-    config.threads = threads
-    return min(config.workers, runs), threads
+    threads = base.threads or 1
+    on_gpu = resolve_device(base.device).type == "cuda"
+    most = 1 if on_gpu else max(1, default_threads() // threads)
+    return min(config.workers or most, runs), threads
 
 
 def _seems_done(study: str, words: list[str], base: TrainConfig) -> bool:

@@ -68,6 +68,15 @@ def test_it_says_before_what_is_to_do(swept):
     _, _, err = swept
     assert "6 runs: 0 finished, 6 to do, about " in err
     assert "with 2 workers" in err
+    assert "threads=1" in err
+
+
+def test_runs_of_a_sweep_have_one_thread_whatever_the_recipe_says_of_threads(tmp_path):
+    _, err = sweep(tmp_path, *WORDS, "threads=null", "eps=0", "seeds=1", "--dry-run")
+    assert "threads=1" in err
+    _, err = sweep(tmp_path, *WORDS, "threads=2", "eps=0", "seeds=1", "--dry-run")
+    assert "threads=2" in err
+    assert not list(tmp_path.glob("runs/digits*"))
 
 
 def test_a_run_of_a_sweep_is_bit_for_bit_the_run_alone(swept, tmp_path):
