@@ -47,6 +47,7 @@ VALUE_RULES = {
 }
 """What OmegaConf says of a value, and what a person needs to know."""
 
+MOST_SEEDS = 10_000
 Chosen = dict[str, str]
 
 
@@ -62,11 +63,16 @@ def train_configs(words: list[str]) -> list[tuple[TrainConfig, Chosen]]:
     found = []
     for config, choices in _hydra("train", flags, overrides):
         chosen = {"recipe": str(choices["recipe"]), "budget": str(choices["budget"])}
-        for word in words:  # a table's names are not checked by Hydra
-            if word.startswith("model.args") and not isinstance(config.model, CustomConfig):
-                raise UserError(f"{word}: goes with model=custom, not model={choices['model']}")
+        _check_args(words, config, choices)
         found.append((config, chosen))
     return found
+
+
+def _check_args(words: list[str], config: TrainConfig, choices: Any) -> None:
+    """Names in a table are not checked by Hydra."""
+    for word in words:
+        if word.startswith("model.args") and not isinstance(config.model, CustomConfig):
+            raise UserError(f"{word}: goes with model=custom, not model={choices['model']}")
 
 
 def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | None:
@@ -89,19 +95,25 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
         if name in module.OWNED:
             raise UserError(f"{word}: {study} sets it; type {module.OWNED[name]}")
         if name in own and equals:
-            word = f"study.{name}={_as_list(name, value) if _is_list(own[name]) else value}"
-        elif name.startswith("study."):
+            value = _as_list(name, value) if _is_list(own[name]) else value
+            word = f"study.{name}={value}"
+        elif name == "study" or name.startswith("study."):
             raise unknown(word, "key", _known(own), help_command)
         typed.append(word)
-    flags, overrides = _check_words(typed, _known([f"study.{name}" for name in own]), help_command)
+    known = _known([f"study.{name}" for name in own])
     try:
+        flags, overrides = _check_words(typed, known, help_command)
         found = _hydra(f"study/{study}", flags, overrides, module.Config)
     except UserError as error:
         text = str(error).replace("study.", "").replace(HELP, help_command)
+        if ": several values; " in text:
+            word = text.partition(":")[0]
+            text = f"{word}: several values; a sweep varies {' and '.join(own)} only"
         raise UserError(text) from error
     if not found:
         return None
     [(config, choices)] = found
+    _check_args(words, config, choices)
     return config, {"recipe": str(choices["recipe"]), "budget": str(choices["budget"])}
 
 
@@ -111,11 +123,20 @@ def _is_list(item: Field) -> bool:
 
 def _as_list(name: str, value: str) -> str:
     """`0,0.1` as `[0,0.1]`, and for seeds a single number as so many from 0."""
-    if value[:1] == "[":
-        return value
+    items = [item.strip() for item in value.strip("[]").split(",") if item.strip()]
+    for item in items:
+        try:
+            float(item)
+        except ValueError:
+            raise UserError(f"{name}={value}: must be numbers with commas between") from None
     if name == "seeds" and value.isdecimal():
-        value = ",".join(map(str, range(int(value))))
-    return f"[{value.strip(',')}]"
+        if int(value) > MOST_SEEDS:
+            raise UserError(
+                f"seeds={value}: is how many, at most {MOST_SEEDS}; seeds={value}, is the one seed "
+                f"of that number"
+            )
+        items = [str(seed) for seed in range(int(value))]
+    return f"[{','.join(items)}]"
 
 
 def sweep_help(study: str) -> str:
@@ -123,8 +144,10 @@ def sweep_help(study: str) -> str:
     module = studies.study(study, "lsexp sweep")
     lines = [
         f"lsexp sweep {study} [key=value ...]: {module.HELP}",
-        "Trains what is not trained yet, as many runs at once as there are cores, then prints the",
-        "table and draws the figure. Finished runs are skipped, interrupted ones go on.",
+        f"lsexp plot {study} [key=value ...]: the same from what is trained; never trains",
+        "",
+        "A sweep trains what is not trained yet, as many runs at once as there are cores, then",
+        "prints the table and draws the figure. Finished runs are skipped, interrupted ones go on.",
         "",
         f"  lsexp sweep {study}                                    the embedded digits",
         f"  lsexp sweep {study} recipe=mnist_mlp eps=0,0.1 seeds=10",

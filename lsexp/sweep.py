@@ -21,7 +21,7 @@ from lsexp import compose, studies
 from lsexp.config import SweepConfig, TrainConfig, check, check_fields
 from lsexp.errors import UserError
 from lsexp.figures import FORMATS, write_figure, write_table
-from lsexp.runs.catalog import read_run
+from lsexp.runs.catalog import Entry, read_run
 from lsexp.runs.store import replace_file, runs_folder
 from lsexp.studies import Finding, Result, Trained
 from lsexp.text import duration, plural, say, table, user_path
@@ -50,10 +50,14 @@ class Output:
     def split(words: list[str]) -> tuple[Output, list[str]]:
         """Take what concerns the output out of `words`."""
         options = {"out_dir": os.environ.get("LSEXP_OUT_DIR") or "out", "figure.format": "png"}
+        typed: set[str] = set()
         others = []
         for word in words:
             name, equals, value = word.partition("=")
             if equals and name in options:
+                if name in typed:
+                    raise UserError(f"{name}: is given twice")
+                typed.add(name)
                 options[name] = value
             else:
                 others.append(word)
@@ -135,7 +139,7 @@ def run_sweep(words: list[str]) -> int:
         plans = [planner(run.config) for run in runs]
         manifest = Manifest(
             study,
-            typed,
+            [word for word in typed if not word.startswith("retry_failed=")],
             asdict(config.study),
             chosen,
             [
@@ -143,25 +147,32 @@ def run_sweep(words: list[str]) -> int:
                 for run, plan in zip(runs, plans, strict=True)
             ],
         )
-        todo = _tell_plan(study, chosen, runs, plans, workers, retry=base.retry_failed)
+        todo, errors = _tell_plan(study, runs, plans, workers, dry_run, retry=base.retry_failed)
         if dry_run:
             return 0
-        manifest.write(plans[0].folder.path.parent)
-        errors: list[str] = []
+        runs_dir = plans[0].folder.path.parent
+        manifest.write(runs_dir)
         stopped = ""
         if todo:
             pool = pool or stack.enter_context(Pool(workers, threads))
-            errors, stopped = _train(pool, [(runs[i], plans[i]) for i in todo], chosen, command)
+            failed, stopped = _train(pool, [(runs[i], plans[i]) for i in todo], chosen, command)
+            errors += failed
+    for line in errors:
+        say(f"lsexp: {line}")
     if stopped:
+        kept = "runs go on from their last checkpoints" if "twice" in stopped else "nothing is lost"
         raise UserError(
-            f"stopped by {stopped}; nothing is lost: the same command goes on from there",
-            exit_code=1,
+            f"stopped by {stopped}; {kept}: the same command goes on from there", exit_code=1
         )
-    _show(module, manifest, plans[0].folder.path.parent, output)
+    try:
+        _show(module, manifest, runs_dir, output)
+    except UserError as error:
+        if not errors:
+            raise
+        say(f"lsexp: {error}")
     if errors:
-        for line in errors:
-            say(f"lsexp: {line}")
-        again = shlex.join(["lsexp", "sweep", study, *typed, "retry_failed=true"])
+        others = [word for word in words[1:] if not word.startswith("retry_failed=")]
+        again = shlex.join(["lsexp", "sweep", study, *others, "retry_failed=true"])
         raise UserError(
             f"{len(errors)} of {plural(len(runs), 'run')} failed, see above; `{again}` trains "
             f"them again",
@@ -177,6 +188,8 @@ def run_plot(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in rest):
         print(compose.sweep_help(study), end="")
         return 0
+    if "--dry-run" in rest:
+        raise UserError("--dry-run: a plot trains nothing; leave it out")
     output, rest = Output.split(rest)
     selecting = [word for word in rest if not word.startswith("runs_dir=")]
     if selecting:
@@ -245,32 +258,42 @@ def _seems_done(study: str, words: list[str], base: TrainConfig) -> bool:
 
 def _tell_plan(
     study: str,
-    chosen: dict[str, str],
     runs: Sequence[studies.Run],
     plans: Sequence[Any],
     workers: int,
+    dry_run: bool,
     *,
     retry: bool,
-) -> list[int]:
-    """Say what is finished, what is to do and about how long it takes; indices of the latter."""
-    from lsexp.launch.plan import describe, seconds_of_training, steps_done
+) -> tuple[list[int], list[str]]:
+    """Say what is finished, what is to do and about how long it takes.
 
-    finished = {i for i, plan in enumerate(plans) if plan.folder.finished()}
-    failed = {i for i, plan in enumerate(plans) if plan.folder.failure() is not None} - finished
-    todo = [i for i in range(len(plans)) if i not in finished and (retry or i not in failed)]
-    say(describe(plans[0]).partition("\n")[2].partition("\ntargets")[0])
-    counts = f"{plural(len(plans), 'run')}: {len(finished)} finished"
+    Returns:
+        Indices of the runs to train, and a line for each that failed before and is left so.
+    """
+    from lsexp.launch.plan import describe_training, seconds_of_training, steps_done
+
+    todo, errors, failed = [], [], 0
+    for i, (run, plan) in enumerate(zip(runs, plans, strict=True)):
+        if plan.folder.finished():
+            continue
+        failure = plan.folder.failure()
+        failed += failure is not None
+        if failure is None or retry:
+            todo.append(i)
+        else:
+            errors.append(f"{_label(run.keys)}: failed before: {failure.get('error')}")
+    counts = f"{plural(len(plans), 'run')}: {len(plans) - len(todo) - len(errors)} finished"
     if failed:
-        counts += f", {len(failed)} failed" + ("" if retry else " (retry_failed=true tries again)")
+        counts += f", {failed} failed" + ("" if retry else " (retry_failed=true tries again)")
     counts += f", {len(todo)} to do"
     if todo:
-        whole = seconds_of_training(plans[todo[0]])
         steps = plans[0].config.train.steps
         left = sum(1 - steps_done(plans[i]) / steps for i in todo)
-        hours = duration(whole * left / min(workers, len(todo)))
-        counts += f", about {hours} with {plural(workers, 'worker')}, evaluation apart"
-    say(f"sweep    {study}, {counts}")
-    return todo
+        seconds = seconds_of_training(plans[todo[0]]) * left / min(workers, len(todo))
+        counts += f", about {duration(seconds)} with {plural(workers, 'worker')}, evaluation apart"
+    lines = f"{describe_training(plans[0])}\nsweep    {study}, {counts}"
+    print(lines) if dry_run else say(lines)
+    return todo, errors
 
 
 def _train(
@@ -298,17 +321,22 @@ def _train(
 
 
 def _label(keys: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value:g}" for name, value in keys.items())
+    return " ".join(
+        f"{name}={f'{value:.12g}' if isinstance(value, float) else value}"
+        for name, value in keys.items()
+    )
 
 
 def _show(module: Any, manifest: Manifest, runs_dir: Path, output: Output) -> None:
     """Analyse what is finished, print the table and the findings, write figure and tables."""
-    trained = [Trained(run["keys"], read_run(runs_dir / run["name"])) for run in manifest.runs]
+    trained = [Trained(run["keys"], _entry(runs_dir / run["name"])) for run in manifest.runs]
     for one in trained:
         if one.entry.status in ("damaged", "stale"):
             say(f"{one.entry.name}: {one.entry.status}, left out")
     missing = [one for one in trained if not one.finished]
-    command = shlex.join(["lsexp", "sweep", manifest.study, *manifest.words])
+    retry = any(one.entry.status == "failed" for one in missing)
+    again = ["retry_failed=true"] if retry else []
+    command = shlex.join(["lsexp", "sweep", manifest.study, *manifest.words, *again])
     if len(missing) == len(trained):
         raise UserError(
             f"plot {manifest.study}: none of its {plural(len(trained), 'run')} is finished; "
@@ -341,6 +369,10 @@ def _show(module: Any, manifest: Manifest, runs_dir: Path, output: Output) -> No
             f"out_dir={output.folder}: {error.strerror or error}", exit_code=1
         ) from error
     print(*written, sep="\n")
+
+
+def _entry(path: Path) -> Entry:
+    return read_run(path) if (path / "config.yaml").exists() else Entry(path, "missing")
 
 
 def _line(finding: Finding) -> str:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from support import FINISHED, TINY, lsexp, names, until_it_saves, weights
 
+from lsexp.cli import main
+
 WORDS = ["budget=smoke", "artifacts.tensorboard=false", "workers=2"]
-SLOW = ["train.steps=8000", "artifacts.checkpoint_seconds=0.2"]
+SLOW = ["train.steps=5000", "artifacts.checkpoint_seconds=0.2"]
 """Some seconds a run, with many checkpoints."""
 
 
@@ -26,6 +28,13 @@ def sweep(cwd, *words, code=0, command="sweep"):
 
 def runs(cwd):
     return sorted(path for path in (cwd / "runs").iterdir() if path.name[0] != ".")
+
+
+def planned(capsys, monkeypatch, cwd, *words):
+    """The last line of a dry run."""
+    monkeypatch.chdir(cwd)
+    assert main(["sweep", "eps", *words, "--dry-run"]) == 0
+    return capsys.readouterr().out.splitlines()[-1]
 
 
 def workers_of(process):
@@ -71,11 +80,14 @@ def test_it_says_before_what_is_to_do(swept):
     assert "threads=1" in err
 
 
-def test_runs_of_a_sweep_have_one_thread_whatever_the_recipe_says_of_threads(tmp_path):
-    _, err = sweep(tmp_path, *WORDS, "threads=null", "eps=0", "seeds=1", "--dry-run")
-    assert "threads=1" in err
-    _, err = sweep(tmp_path, *WORDS, "threads=2", "eps=0", "seeds=1", "--dry-run")
-    assert "threads=2" in err
+def test_runs_of_a_sweep_have_one_thread_whatever_the_recipe_says_of_threads(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for typed, threads in (("null", 1), ("2", 2)):
+        words = [*WORDS, f"threads={typed}", "eps=0", "seeds=1", "--dry-run"]
+        assert main(["sweep", "eps", *words]) == 0
+        assert f"threads={threads}" in capsys.readouterr().out
     assert not list(tmp_path.glob("runs/digits*"))
 
 
@@ -126,6 +138,13 @@ def test_a_plot_without_words_is_of_the_newest_sweep(swept):
     assert plotted[-6:-4] == [f"out/eps/digits_mlp-smoke/eps.{kind}" for kind in ("svg", "pdf")]
 
 
+def test_a_plot_of_runs_that_were_never_trained_calls_them_missing(swept, tmp_path):
+    _, err = sweep(tmp_path, *WORDS, "eps=0", "seeds=2", command="plot", code=1)
+    [line] = [line for line in err.splitlines() if line.startswith("lsexp: ")]
+    assert line.startswith("lsexp: plot eps: none of its 2 runs is finished; `lsexp sweep eps")
+    assert "damaged" not in err
+
+
 def test_a_plot_with_words_shows_what_there_is_and_how_to_complete_it(swept):
     cwd, _, _ = swept
     out, err = sweep(cwd, *WORDS, "eps=0,0.1", "seeds=4", "out_dir=other", command="plot")
@@ -134,21 +153,22 @@ def test_a_plot_with_words_shows_what_there_is_and_how_to_complete_it(swept):
     assert out[-1] == "other/eps/digits_mlp-smoke/findings.csv"
 
 
-def test_more_seeds_train_only_what_is_missing(swept, tmp_path):
+def test_more_seeds_train_only_what_is_missing(swept, tmp_path, capsys, monkeypatch):
     cwd, _, _ = swept
     shutil.copytree(cwd / "runs", tmp_path / "runs")
-    _, err = sweep(tmp_path, *WORDS, "eps=0,0.1", "seeds=0,7", "--dry-run")
-    assert "4 runs: 2 finished, 2 to do, about" in err
+    line = planned(capsys, monkeypatch, tmp_path, *WORDS, "eps=0,0.1", "seeds=0,7")
+    assert "4 runs: 2 finished, 2 to do, about" in line
     assert len(runs(tmp_path)) == 6
     out, _ = sweep(tmp_path, *WORDS, "eps=0,0.1", "seeds=0,7")
     assert len(runs(tmp_path)) == 8
     assert out[1].split()[:2] == ["0", "2"]
 
 
-def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path):
-    lsexp("train", "-m", *TINY, "runs_dir=runs", "loss.eps=0,0.1", "seed=0,1", cwd=tmp_path)
-    _, err = sweep(tmp_path, *WORDS, "eps=0,0.1", "seeds=2", "--dry-run")
-    assert "4 runs: 4 finished, 0 to do" in err
+def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", *TINY, "runs_dir=runs", "loss.eps=0,0.1", "seed=0,1"]) == 0
+    line = planned(capsys, monkeypatch, tmp_path, *WORDS, "eps=0,0.1", "seeds=2")
+    assert "4 runs: 4 finished, 0 to do" in line
 
 
 @pytest.mark.parametrize(
@@ -158,7 +178,16 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path):
         ("eps seed=3", "seed=3: eps sets it; type seeds=5, or seeds=0,3,7"),
         ("eps loss.eps=0.1", "loss.eps=0.1: eps sets it; type eps=0,0.1"),
         ("eps eps=0,0", "eps=0.0,0.0: 0 is there twice"),
-        ("eps eps=x", "eps=[x]: must be a number; `lsexp sweep eps --help`"),
+        ("eps eps=x", "eps=x: must be numbers with commas between"),
+        ("eps eps=null", "eps=null: must be numbers with commas between"),
+        ("eps eps=0 eps=0.1", "eps: is given twice"),
+        ("eps study=1", "study=1: no such key"),
+        ("eps seeds=20240101", "seeds=20240101: is how many, at most 10000"),
+        ("eps seeds=range(5)", "seeds=range(5): must be numbers with commas between"),
+        ("eps seeds=1.5", "seeds=[1.5]: must be a whole number; `lsexp sweep eps --help`"),
+        ("eps optim.lr=0.1,0.2", "optim.lr=0.1,0.2: several values; a sweep varies eps and seeds"),
+        ("eps model.args.x=3", "model.args.x=3: goes with model=custom"),
+        ("eps out_dir=a out_dir=b", "out_dir: is given twice"),
         ("eps eps=1.5", "eps=1.5: must be at least 0 and below 1; `lsexp sweep eps --help`"),
         ("eps seeds=0", "seeds=[]: must hold at least one"),
         ("eps seeds=-1", "seeds=-1: must be at least 0"),
@@ -171,8 +200,6 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path):
     ],
 )
 def test_wrong_words_get_one_line(tmp_path, monkeypatch, capsys, words, message):
-    from lsexp.cli import main
-
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", *words.split()]) == 2
     out, err = capsys.readouterr()
@@ -183,16 +210,13 @@ def test_wrong_words_get_one_line(tmp_path, monkeypatch, capsys, words, message)
 
 
 def test_help_names_studies_and_their_keys(capsys):
-    from lsexp.cli import main
-
-    for words, expected in ((["sweep"], "eps "), (["sweep", "eps", "--help"], "  seeds=")):
+    helped = ((["sweep"], "eps "), (["sweep", "eps", "--help"], "  seeds="))
+    for words, expected in (*helped, (["plot", "eps", "--help"], "lsexp plot eps")):
         assert main(words) == 0
         assert expected in capsys.readouterr().out
 
 
 def test_a_plot_without_any_sweep_says_how_to_make_one(tmp_path, monkeypatch, capsys):
-    from lsexp.cli import main
-
     monkeypatch.chdir(tmp_path)
     assert main(["plot", "eps"]) == 1
     assert "no sweep in runs; `lsexp sweep eps` makes one" in capsys.readouterr().err
@@ -213,7 +237,7 @@ def test_a_killed_worker_takes_nothing_with_it(tmp_path):
     assert all(names(path) == FINISHED for path in runs(tmp_path))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_is_stopped_goes_on_from_there(tmp_path, number):
     words = [*WORDS, *SLOW, "eps=0,0.1", "seeds=1"]
     process = lsexp("sweep", "eps", *words, cwd=tmp_path, start=True)
@@ -238,7 +262,7 @@ def test_a_sweep_that_is_stopped_goes_on_from_there(tmp_path, number):
     assert all(names(path) == FINISHED for path in runs(tmp_path))
 
 
-def test_a_failed_run_does_not_stop_the_others(tmp_path):
+def test_a_failed_run_does_not_stop_the_others_and_is_told_again(tmp_path):
     sweep(tmp_path, *WORDS, "eps=0", "seeds=2")
     one = next(path for path in runs(tmp_path) if "seed1" in path.name)
     shutil.rmtree(one)
@@ -250,13 +274,32 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path):
     assert out[1].split()[:2] == ["0", "2"]
 
 
-def test_diverged_seeds_stand_in_the_table(tmp_path):
+def test_diverged_seeds_are_listed_now_and_the_next_time(tmp_path, capsys, monkeypatch):
     words = [*WORDS, "eps=0", "seeds=2", "optim.lr=1e30"]
-    _, err = sweep(tmp_path, *words, code=1)
-    assert "not finite at step" in err
-    assert "none of its 2 runs is finished" in err or "2 of 2 runs failed" in err
-    _, err = sweep(tmp_path, *words, "--dry-run")
-    assert "2 failed (retry_failed=true tries again), 0 to do" in err
+    for what in ("not finite at step", "failed before: "):
+        out, err = sweep(tmp_path, *words, code=1)
+        lines = err.splitlines()
+        assert out == []
+        for seed in (0, 1):
+            [line] = [line for line in lines if line.startswith(f"lsexp: eps=0 seed={seed}: ")]
+            assert what in line
+        assert lines[-1].startswith("lsexp: 2 of 2 runs failed, see above; `lsexp sweep eps")
+        assert lines[-1].count("retry_failed=true") == 1
+    line = planned(capsys, monkeypatch, tmp_path, *words)
+    assert "2 failed (retry_failed=true tries again), 0 to do" in line
+    line = planned(capsys, monkeypatch, tmp_path, *words, "retry_failed=true")
+    assert "2 failed, 2 to do" in line
+
+
+def test_workers_that_die_while_nothing_is_trained_yet_are_replaced(tmp_path):
+    process = lsexp("sweep", "eps", *WORDS, "eps=0", "seeds=2", cwd=tmp_path, start=True)
+    until(lambda: len(workers_of(process)) == 2)
+    for pid in workers_of(process):
+        os.kill(pid, signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1].endswith("findings.csv")
+    assert all(names(path) == FINISHED for path in runs(tmp_path))
 
 
 def test_two_sweeps_at_once_share_the_work(tmp_path):

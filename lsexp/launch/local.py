@@ -23,7 +23,7 @@ from lsexp.runs.claims import Claim, Record, acquire, describe
 from lsexp.runs.store import replace_file
 from lsexp.text import say
 from lsexp.training.checkpoint import pack, unpack
-from lsexp.training.hardware import Environment, environment
+from lsexp.training.hardware import Environment, environment, prepare
 from lsexp.training.history import EpochRow, history_text
 from lsexp.training.loop import Diverged, Progress, train
 
@@ -47,6 +47,8 @@ def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View)
         Elsewhere: another process trains it and `wait` is off.
     """
     folder, config = plan.folder, plan.config
+    # Here too: a run before in this process may have kept to another number of threads.
+    prepare(plan.device, config.threads or 1)
     folder.create(config, plan.identity, plan.chosen)
     env = environment(plan.device, config.precision)
     told: list[str] = []

@@ -158,21 +158,31 @@ class Planner:
 
 def describe(plan: Plan) -> str:
     """What will be trained, in a few lines."""
-    config, found = plan.config, plan.targets
-    batch, images = config.train.batch_size, len(plan.splits.train)
+    found = plan.targets
     gap = "unbounded" if found.logit_gap is None else f"{found.logit_gap:.3f}"
     return "\n".join(
         [
             f"run      {plan.folder.path}",
+            describe_training(plan),
+            f"targets  true class {found.true:.4g}, others {found.other:.4g} each: eps "
+            f"{found.eps_uniform:.4g} spread uniform = {found.eps_others:.4g} spread others; "
+            f"logit gap at the optimum {gap}",
+        ]
+    )
+
+
+def describe_training(plan: Plan) -> str:
+    """Recipe, data and length of a run: what the runs of a sweep share."""
+    config = plan.config
+    batch, images = config.train.batch_size, len(plan.splits.train)
+    return "\n".join(
+        [
             f"recipe   {plan.chosen.get('recipe')}, budget {plan.chosen.get('budget')}",
             f"data     {plan.dataset.name}: {images:,} train, {len(plan.splits.val):,} val, "
             f"{len(plan.dataset.arrays.test_labels):,} test, {plan.dataset.num_classes} classes",
             f"train    {config.train.steps:,} steps of {batch} = "
             f"{config.train.steps * batch / images:.4g} epochs, {config.precision} on "
             f"{config.device} ({cpu_class()}), threads={config.threads}",
-            f"targets  true class {found.true:.4g}, others {found.other:.4g} each: eps "
-            f"{found.eps_uniform:.4g} spread uniform = {found.eps_others:.4g} spread others; "
-            f"logit gap at the optimum {gap}",
         ]
     )
 

@@ -31,6 +31,8 @@ from lsexp.training.history import EpochRow
 
 DEATHS = 3
 """A run whose worker died this many times is given up: it may be what kills them."""
+STOP_SECONDS = 300.0
+"""How long a worker may take to stop: where its run ends just then, it publishes it first."""
 AGAIN_SECONDS = 1.0
 """Pause before a run that another process trains is looked at again."""
 
@@ -87,9 +89,14 @@ class _Worker:
         theirs.close()
         self.task: int | None = None
 
-    def give(self, number: int, task: Task, *, wait: bool) -> None:
-        self.connection.send((task, wait))
+    def give(self, number: int, task: Task, *, wait: bool) -> bool:
+        """Whether it could be given: a worker that has just died takes nothing."""
+        try:
+            self.connection.send((task, wait))
+        except OSError:
+            return False
         self.task = number
+        return True
 
     def stop(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, TypeError):
@@ -112,9 +119,12 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        busy = [worker for worker in self._workers if worker.task is not None]
+        for worker in busy:  # only where something went wrong here: they make a checkpoint
+            worker.stop(signal.SIGTERM)
         for worker in self._workers:
             worker.connection.close()  # an idle worker ends by that
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + (STOP_SECONDS if busy else 2)
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
             if worker.process.is_alive():
@@ -125,36 +135,44 @@ class Pool:
         """Train all tasks.
 
         Returns:
-            The outcome of each (None: not ended) and the name of the signal that stopped the
-            work before its end, or "".
+            The outcome of each (None: not ended), and why the work stopped before its end: the
+            name of a signal, `"SIGINT twice"` where workers were killed without a checkpoint, or
+            "".
         """
         outcomes: list[Outcome | None] = [None] * len(tasks)
         todo = deque(range(len(tasks)))
         elsewhere: deque[int] = deque()  # trained by other processes when last looked at
+        seen_elsewhere: set[int] = set()
         again = 0.0
         with _signals() as signals:
-            told = 0
+            asked = killed = False
             while True:
                 busy = [worker for worker in self._workers if worker.task is not None]
                 if signals:
                     if not busy:
-                        return outcomes, signals[0]
-                    if told < len(signals):  # the second time they get no time for a checkpoint
+                        return outcomes, "SIGINT twice" if killed else signals[0]
+                    impatient = signals.count("SIGINT") > 1
+                    if not asked or (impatient and not killed):
                         for worker in busy:
-                            worker.stop(signal.SIGTERM if told == 0 else signal.SIGKILL)
-                        told = len(signals)
+                            worker.stop(signal.SIGKILL if impatient else signal.SIGTERM)
+                        asked, killed = True, impatient
                 elif not todo and not elsewhere and not busy:
                     return outcomes, ""
                 else:
                     if not todo and elsewhere and time.monotonic() >= again:
                         todo, elsewhere = elsewhere, deque()
+                        seen_elsewhere |= set(todo)
                         again = time.monotonic() + AGAIN_SECONDS
                     for worker in self._workers:
                         if worker.task is None and todo:
                             number = todo.popleft()
-                            # The last one waits there: it alone watches whether the other lives.
-                            worker.give(number, tasks[number], wait=not todo and not busy)
-                            screen.start(number)
+                            # Who has nothing else to do waits there: only somebody who watches
+                            # for long sees that another machine has given up.
+                            waiting = seen_elsewhere >= {number, *todo}
+                            if worker.give(number, tasks[number], wait=waiting):
+                                screen.start(number)
+                            else:
+                                todo.appendleft(number)
                 self._listen(tasks, outcomes, todo, elsewhere, screen, stopping=bool(signals))
 
     def _listen(
@@ -247,8 +265,9 @@ def _signals() -> Iterator[list[str]]:
     try:
         yield caught
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not caught:  # else one more of them must not cut the last words off
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 # The worker's side.
@@ -335,5 +354,5 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)  # an idle one ends, a run makes a checkpoint
-    time.sleep(60)
+    time.sleep(STOP_SECONDS)
     os._exit(1)

@@ -88,6 +88,8 @@ class SweepView:
         self.left = [whole - begun for whole, begun in zip(steps, done, strict=True)]
         self.ended = 0
         self._running: dict[int, str] = {}
+        self._rows: dict[int, EpochRow] = {}
+        self._val: dict[int, str] = {}
         self._started = time.monotonic()
         self._whole = sum(self.left)
         self._last_line = time.monotonic()
@@ -109,13 +111,18 @@ class SweepView:
 
     def look(self, task: int, step: int, loss: float, images_per_second: float) -> None:
         self.left[task] = self.steps[task] - step
-        done = f"step {step:,}  {images_per_second:,.0f} images/s  loss {loss:.4f}"
-        self._running[task] = done
+        row = self._rows.get(task)
+        where = f"step {step:,} of {self.steps[task]:,}"
+        if row is not None:
+            epochs = row.epoch / row.step
+            where = f"epoch {epochs * step:.1f} of {epochs * self.steps[task]:.1f}"
+        self._running[task] = f"{where}  {images_per_second:,.0f} images/s  loss {loss:.4f}"
         self._show()
 
     def epoch(self, task: int, row: EpochRow) -> None:
+        self._rows[task] = row
         if row.val_accuracy is not None:
-            self._running[task] += f"  val accuracy {100 * row.val_accuracy:.2f} %"
+            self._val[task] = f"  val accuracy {100 * row.val_accuracy:.2f} %"
 
     def end(self, task: int, outcome: Any) -> None:
         self._running.pop(task, None)
@@ -144,10 +151,12 @@ class SweepView:
         made = self._whole - left
         time_left = f", about {duration(elapsed * left / made)} left" if made > 0 else ""
         head = f"{self.ended} of {plural(len(self.labels), 'run')} done{time_left}"
+        running = [
+            f"{self.labels[task]}  {text}{self._val.get(task, '')}"
+            for task, text in self._running.items()
+        ]
         if self._live is not None:
-            lines = [f"  {self.labels[task]}  {text}" for task, text in self._running.items()]
-            self._live.update(Text("\n".join([head, *lines])))
+            self._live.update(Text("\n  ".join([head, *running])))
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            running = "; ".join(f"{self.labels[t]} {text}" for t, text in self._running.items())
-            say(f"{head}; {running}")
+            say(f"{head}; {'; '.join(running)}")

@@ -149,7 +149,14 @@ def load_outputs(path: str | Path) -> dict[str, np.ndarray]:
     file = Path(path) / "outputs.safetensors"
     if not file.is_file():
         raise UserError(f"{file}: no such file; only a finished run has outputs", exit_code=1)
-    return load_file(file)
+    try:
+        return load_file(file)
+    except Exception as error:  # safetensors' own kinds
+        raise UserError(
+            f"{file}: damaged ({error}); `lsexp runs rm {Path(path).name}`, and it can be trained "
+            f"again",
+            exit_code=1,
+        ) from error
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

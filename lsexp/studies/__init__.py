@@ -48,7 +48,7 @@ class Trained:
 
     Attributes:
         keys: those of its `Run`.
-        entry: its folder; the status tells whether it is finished.
+        entry: its folder; the status tells whether it is finished, or missing.
     """
 
     keys: Row

@@ -29,7 +29,7 @@ class Made(Trained):
 
     def __init__(self, keys, logits, status="finished"):
         entry = Entry(Path("runs") / f"run-{keys['eps']}-{keys['seed']}", status)
-        entry.config = {"data.name": "made", "model.name": "up", "budget": "cpu"}
+        entry.config = {"data.name": "cifar10", "model.name": "up", "budget": "cpu"}
         if status == "finished":
             found = scores(logits, LABELS)
             entry.metrics = {"val": found, "test": found, "train": {"accuracy": 1.0}}
@@ -124,11 +124,11 @@ def test_every_metric_is_the_mean_of_what_the_runs_have_in_their_metrics():
 def test_one_seed_has_no_interval_over_seeds():
     result = analyzed({0.0: [30], 0.1: [31]})
     rows = [r for r in result.tables["eps"] if r["metric"] == "accuracy" and r["split"] == "test"]
-    assert {row["interval"] for row in rows} == {None, "examples"}
+    assert [row["interval"] for row in rows] == [None, "examples"] * 2  # at each eps
     [finding] = result.findings
-    assert (finding.verdict, finding.because) == ("inconclusive", "too few seeds")
+    assert (finding.verdict, finding.because) == ("inconclusive", "decided from 3 seeds on")
     assert finding.low is None
-    assert "+-" not in result.summary[1][2]
+    assert result.summary[1][2] == "75.00"
 
 
 def test_differences_are_paired_by_seed():
@@ -180,6 +180,56 @@ def test_the_finding_follows_the_declared_rule(hard, smooth, verdict):
     [finding] = analyzed({0.0: hard, 0.1: smooth}).findings
     assert finding.claim is eps.UNCHANGED
     assert finding.verdict == verdict
+    if hard == smooth:
+        assert finding.because == "the differences are all alike: no interval"
+
+
+def test_elsewhere_than_on_the_papers_data_ten_seeds_decide():
+    def finding(seeds):
+        rights = {0.0: [20 + seed % 2 for seed in range(seeds)], 0.1: [30] * seeds}
+        trained = made(rights)
+        for one in trained:
+            one.entry.config["data.name"] = "digits"
+        study = eps.Config(eps=[0.0, 0.1], seeds=list(range(seeds)))
+        return eps.analyze(study, trained, "digits_mlp").findings[0]
+
+    assert finding(9).because == "decided from 10 seeds on"
+    assert finding(9).verdict == "inconclusive"
+    assert finding(10).verdict == "contradicted"
+
+
+def test_another_spread_than_the_papers_is_not_tested():
+    trained = made({0.0: [20, 21, 22], 0.1: [20, 22, 22]})
+    for one in trained:
+        one.entry.config["loss.spread"] = "others"
+    study = eps.Config(eps=[0.0, 0.1], seeds=[0, 1, 2])
+    [finding] = eps.analyze(study, trained, "cifar10_alexnet").findings
+    assert finding.verdict == "not tested"
+    assert finding.because.startswith("eps is spread over the other classes")
+
+
+def test_differences_are_to_the_smallest_eps_whatever_the_order_typed():
+    result = analyzed({0.1: [22, 32, 39], 0.0: [20, 30, 36]})
+    assert {(row["eps"], row["minus"]) for row in result.tables["differences"]} == {(0.1, 0.0)}
+    assert [row[0] for row in result.summary[1:]] == ["0", "0.1"]
+
+
+def test_without_the_smallest_eps_there_are_no_differences_and_that_is_said():
+    result = analyzed({0.0: [None, None], 0.1: [22, 32]})
+    assert "differences" not in result.tables
+    assert "no differences: they are to eps 0, seed by seed" in result.notes
+
+
+def test_the_figure_invents_no_interval_and_tells_n_where_it_differs():
+    accuracy = eps.draw(analyzed({0.0: [30], 0.1: [33]})).axes[0]
+    labels = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    assert "mean; no interval from one seed" in labels
+    ends = [
+        point[1] for bars in accuracy.collections for line in bars.get_segments() for point in line
+    ]
+    assert np.isnan(ends).all()
+    accuracy = eps.draw(analyzed({0.0: [30, 31], 0.1: [33, None]})).axes[0]
+    assert sorted(text.get_text() for text in accuracy.texts) == ["n = 1", "n = 2"]
 
 
 def test_differences_within_a_point_support_the_claim(monkeypatch):
@@ -240,6 +290,6 @@ def test_what_the_test_set_leaves_open_is_said():
     assert row["visible_difference"] == pytest.approx(1.96 * (0.075 / 40) ** 0.5, rel=1e-3)
     text = "\n".join(result.notes)
     assert "40 test images leave +-13." in text
-    assert "disagree on 7.5 % of them" in text
-    assert "one seed" not in text
+    assert "exactly one is right on 7.5 % of them" in text
+    assert "nothing can be said" not in text
     assert "one seed: nothing can be said" in analyzed({0.0: [30]}).notes[-1]
