@@ -130,6 +130,8 @@ def _as_list(name: str, value: str) -> str:
         except ValueError:
             raise UserError(f"{name}={value}: must be numbers with commas between") from None
     if name == "seeds" and value.isdecimal():
+        if int(value) == 0:
+            raise UserError("seeds=0: is how many; seeds=0, is the one seed 0")
         if int(value) > MOST_SEEDS:
             raise UserError(
                 f"seeds={value}: is how many, at most {MOST_SEEDS}; seeds={value}, is the one seed "

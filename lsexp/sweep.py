@@ -226,7 +226,7 @@ def run_plot(words: list[str]) -> int:
 
 def _runs_of(study: str, module: Any, config: SweepConfig) -> tuple[TrainConfig, list[studies.Run]]:
     check_fields(config.study, f"lsexp sweep {study} --help")
-    check_fields(config)
+    check_fields(config, f"lsexp sweep {study} --help")
     names = [item.name for item in fields(TrainConfig)]
     base = TrainConfig(**{name: getattr(config, name) for name in names})
     base.threads = base.threads or 1  # many runs at once, a core for each
@@ -364,6 +364,8 @@ def _show(module: Any, manifest: Manifest, runs_dir: Path, output: Output) -> No
             written.append(write_table(rows, folder / f"{part}.csv"))
         findings = [_row(finding) for finding in result.findings]
         written.append(write_table(findings, folder / "findings.csv"))
+        for old in set(folder.glob("*.csv")) - set(written):  # of a sweep with more in it
+            old.unlink()
     except OSError as error:
         raise UserError(
             f"out_dir={output.folder}: {error.strerror or error}", exit_code=1
@@ -378,12 +380,13 @@ def _entry(path: Path) -> Entry:
 def _line(finding: Finding) -> str:
     """A finding in one line."""
     claim, estimate = finding.claim, "no estimate"
+    factor = claim.factor
     if finding.value is not None:
-        estimate = f"{finding.value:+.4f}"
+        estimate = f"{factor * finding.value:+.3g}"
         if finding.low is not None and finding.high is not None:
-            estimate += f" [{finding.low:+.4f}, {finding.high:+.4f}]"
-        estimate += f" (n = {finding.n})"
-    paper = "" if finding.paper is None else f"; paper {finding.paper:+.4f}"
+            estimate += f" [{factor * finding.low:+.3g}, {factor * finding.high:+.3g}]"
+        estimate += f" {claim.unit} (n = {finding.n})"
+    paper = "" if finding.paper is None else f"; paper {factor * finding.paper:+.3g}"
     because = f" ({finding.because})" if finding.because else ""
     return f"{finding.verdict}{because}: {claim.text} ({claim.where}); ours {estimate}{paper}"
 

@@ -15,6 +15,7 @@ from support import FINISHED, TINY, lsexp, names, until_it_saves, weights
 from lsexp.cli import main
 
 WORDS = ["budget=smoke", "artifacts.tensorboard=false", "workers=2"]
+ONE = [*WORDS[:-1], "workers=1"]
 SLOW = ["train.steps=5000", "artifacts.checkpoint_seconds=0.2"]
 """Some seconds a run, with many checkpoints."""
 
@@ -159,7 +160,7 @@ def test_more_seeds_train_only_what_is_missing(swept, tmp_path, capsys, monkeypa
     line = planned(capsys, monkeypatch, tmp_path, *WORDS, "eps=0,0.1", "seeds=0,7")
     assert "4 runs: 2 finished, 2 to do, about" in line
     assert len(runs(tmp_path)) == 6
-    out, _ = sweep(tmp_path, *WORDS, "eps=0,0.1", "seeds=0,7")
+    out, _ = sweep(tmp_path, *ONE, "eps=0,0.1", "seeds=0,7")
     assert len(runs(tmp_path)) == 8
     assert out[1].split()[:2] == ["0", "2"]
 
@@ -189,9 +190,9 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path, capsys, monkeypatc
         ("eps model.args.x=3", "model.args.x=3: goes with model=custom"),
         ("eps out_dir=a out_dir=b", "out_dir: is given twice"),
         ("eps eps=1.5", "eps=1.5: must be at least 0 and below 1; `lsexp sweep eps --help`"),
-        ("eps seeds=0", "seeds=[]: must hold at least one"),
+        ("eps seeds=0", "seeds=0: is how many; seeds=0, is the one seed 0"),
         ("eps seeds=-1", "seeds=-1: must be at least 0"),
-        ("eps workers=0", "workers=0: must be at least 1"),
+        ("eps workers=0", "workers=0: must be at least 1 and at most 1024; `lsexp sweep eps"),
         ("eps epss=1", "epss=1: no such key"),
         ("eps -m optim.lr=1,2", "-m: a sweep trains lists by itself"),
         ("eps figure.format=gif", "figure.format=gif: must be png or pdf or svg"),
@@ -239,7 +240,7 @@ def test_a_killed_worker_takes_nothing_with_it(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_is_stopped_goes_on_from_there(tmp_path, number):
-    words = [*WORDS, *SLOW, "eps=0,0.1", "seeds=1"]
+    words = [*ONE, *SLOW, "eps=0", "seeds=1"]
     process = lsexp("sweep", "eps", *words, cwd=tmp_path, start=True)
     until_it_saves(tmp_path / "runs", process)
     children = workers_of(process)
@@ -263,11 +264,11 @@ def test_a_sweep_that_is_stopped_goes_on_from_there(tmp_path, number):
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_told_again(tmp_path):
-    sweep(tmp_path, *WORDS, "eps=0", "seeds=2")
+    sweep(tmp_path, *ONE, "eps=0", "seeds=2")
     one = next(path for path in runs(tmp_path) if "seed1" in path.name)
     shutil.rmtree(one)
     one.write_text("in the way")
-    out, err = sweep(tmp_path, *WORDS, "eps=0", "seeds=3", code=1)
+    out, err = sweep(tmp_path, *ONE, "eps=0", "seeds=3", code=1)
     assert "1 of 3 runs failed, see above; `lsexp sweep eps" in err.splitlines()[-1]
     assert "retry_failed=true` trains them again" in err.splitlines()[-1]
     assert any(line.startswith("lsexp: eps=0 seed=1: ") for line in err.splitlines())
@@ -275,7 +276,7 @@ def test_a_failed_run_does_not_stop_the_others_and_is_told_again(tmp_path):
 
 
 def test_diverged_seeds_are_listed_now_and_the_next_time(tmp_path, capsys, monkeypatch):
-    words = [*WORDS, "eps=0", "seeds=2", "optim.lr=1e30"]
+    words = [*ONE, "eps=0", "seeds=2", "optim.lr=1e30"]
     for what in ("not finite at step", "failed before: "):
         out, err = sweep(tmp_path, *words, code=1)
         lines = err.splitlines()
@@ -303,7 +304,7 @@ def test_workers_that_die_while_nothing_is_trained_yet_are_replaced(tmp_path):
 
 
 def test_two_sweeps_at_once_share_the_work(tmp_path):
-    words = [*WORDS, "train.steps=3000", "eps=0,0.1", "seeds=3"]
+    words = [*ONE, "train.steps=3000", "eps=0,0.1", "seeds=3"]
     both = [lsexp("sweep", "eps", *words, cwd=tmp_path, start=True) for _ in range(2)]
     printed = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
@@ -329,5 +330,5 @@ def test_a_run_that_kills_its_workers_is_given_up(tmp_path):
         "        return self.fc(x.flatten(1))\n"
     )
     words = ["model=custom", "model.target=killer:Net", "eps=0", "seeds=1"]
-    _, err = sweep(tmp_path, *WORDS, *words, code=1)
+    _, err = sweep(tmp_path, *ONE, *words, code=1)
     assert "its worker ended by SIGKILL (out of memory?), 3 times" in err

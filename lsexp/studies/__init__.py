@@ -72,6 +72,7 @@ class Claim(NamedTuple):
         statistic: what of ours it is judged by.
         direction: "above" or "below" 0, or "within" the margin.
         margin: in the statistic's unit.
+        factor, unit: how its values are told to people.
         disputed_by: who found otherwise, if anybody.
     """
 
@@ -81,6 +82,8 @@ class Claim(NamedTuple):
     statistic: str
     direction: Direction
     margin: float = 0.0
+    factor: float = 1.0
+    unit: str = ""
     disputed_by: str = ""
 
 
