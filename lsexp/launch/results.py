@@ -148,7 +148,7 @@ def failure(plan: Plan, error: Exception, **where: Any) -> dict[str, Any]:
 
 def _provenance(plan: Plan, segments: list[Segment]) -> dict[str, Any]:
     """Where the numbers come from; the environment is that of the last segment."""
-    packages = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "lsexp")
+    packages = ("torch", "torchvision", "numpy", "numba", "hydra-core", "omegaconf", "lsexp")
     return {
         **segments[-1]["environment"],
         **{key: segments[-1][key] for key in ("command", "git")},

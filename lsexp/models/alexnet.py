@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RADIUS = 4
+from lsexp.models import kernels
+
 ALPHA = 1e-3 / 9  # on the sum over the window, as TensorFlow counts; torch divides by its size
 
 
@@ -17,9 +18,9 @@ class LocalResponseNorm(nn.Module):
     """Divide each activation by (1 + ALPHA * sum of squares of 9 neighbouring channels) ** 0.75.
 
     It is `tf.nn.lrn(x, depth_radius=4, bias=1, alpha=0.001 / 9, beta=0.75)` and
-    `torch.nn.LocalResponseNorm(9, alpha=0.001, beta=0.75, k=1)`. The sum is one product with a
-    banded matrix of C x C, several times faster than torch's pooling over a fifth dimension; the
-    root is taken in float32 whatever the precision.
+    `torch.nn.LocalResponseNorm(9, alpha=0.001, beta=0.75, k=1)`. Where no kernel fits, the sum is
+    one product with a banded matrix of C x C, several times faster than torch's pooling over a
+    fifth dimension; the root is taken in float32 whatever the precision.
     """
 
     band: Tensor
@@ -27,10 +28,12 @@ class LocalResponseNorm(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         at = torch.arange(channels)
-        band = ALPHA * ((at[:, None] - at[None, :]).abs() <= RADIUS).float()
+        band = ALPHA * ((at[:, None] - at[None, :]).abs() <= kernels.RADIUS).float()
         self.register_buffer("band", band[:, :, None, None], persistent=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        if kernels.fits(x_BCHW):
+            return kernels.local_response_norm(x_BCHW, ALPHA)
         sums = F.conv2d(x_BCHW * x_BCHW, self.band)
         root = torch.rsqrt(1 + (sums.float() if sums.dtype == torch.bfloat16 else sums))
         return x_BCHW * (root * torch.sqrt(root)).to(x_BCHW.dtype)
@@ -84,7 +87,8 @@ class AlexNet(nn.Module):
             nn.init.constant_(layer.get_parameter("bias"), bias)
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.norm1(same_max_pool(F.relu(self.conv1(images_BCHW))))
+        # Pooled first: the ReLU of a maximum is the maximum of the ReLUs, with a quarter to do.
+        x = self.norm1(F.relu(same_max_pool(self.conv1(images_BCHW))))
         x = same_max_pool(self.norm2(F.relu(self.conv2(x))))
         x = F.relu(self.fc1(x.flatten(1)))
         features_BD = F.relu(self.fc2(x))

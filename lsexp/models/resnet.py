@@ -11,8 +11,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lsexp.models import kernels
+
 TRUNCATED = 0.87962566103423978
 """Standard deviation of a standard normal truncated at 2."""
+
+
+class BatchNormReLU(nn.BatchNorm2d):
+    """Batch normalisation and a ReLU."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if not kernels.fits(x_BCHW) or (torch.is_grad_enabled() and not self.training):
+            return F.relu(super().forward(x_BCHW))
+        if not self.training:
+            scale_C = self.weight * torch.rsqrt(self.running_var + self.eps)
+            return kernels.normalise_relu(x_BCHW, self.running_mean, scale_C, self.bias)
+        y_BCHW, mean_C, var_C = kernels.batch_norm_relu(x_BCHW, self.weight, self.bias, self.eps)
+        count = x_BCHW.numel() // x_BCHW.shape[1]
+        self.running_mean.lerp_(mean_C, self.momentum)
+        self.running_var.lerp_(var_C * (count / (count - 1)), self.momentum)
+        self.num_batches_tracked += 1
+        return y_BCHW
 
 
 class Block(nn.Module):
@@ -24,9 +48,9 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, project: bool):
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
+        self.bn1 = BatchNormReLU(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = BatchNormReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.project: nn.Module | None = None
         if project:
@@ -34,10 +58,10 @@ class Block(nn.Module):
             self.project_bn = nn.BatchNorm2d(outputs)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x_BCHW))
+        active = self.bn1(x_BCHW)
         shortcut = x_BCHW if self.project is None else self.project_bn(self.project(active))
         x = self.conv1(active)
-        x = self.conv2(F.relu(self.bn2(x)))
+        x = self.conv2(self.bn2(x))
         return x + shortcut
 
 
@@ -76,7 +100,7 @@ class ResNet(nn.Module):
         self.stem = nn.Conv2d(
             channels, stem_width, stem_kernel, padding=stem_kernel // 2, bias=False
         )
-        self.stem_bn = nn.BatchNorm2d(stem_width)
+        self.stem_bn = BatchNormReLU(stem_width)
         blocks, inputs = [], stem_width
         for group, outputs in enumerate(widths):
             for number in range((depth - 2) // 6):
@@ -93,7 +117,7 @@ class ResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.stem_bn(self.stem(images_BCHW)))
+        x = self.stem_bn(self.stem(images_BCHW))
         features_BD = self.blocks(x).mean((2, 3))
         return self.fc(features_BD), features_BD
 

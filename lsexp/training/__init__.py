@@ -9,5 +9,5 @@ checkpoint.py files to resume from
 hardware.py   device, class of CPU, precision
 """
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Part of every run's identity: raise it when the same config would give other weights."""

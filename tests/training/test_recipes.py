@@ -200,7 +200,9 @@ def compare(config, forward, *, rtol):
 
 
 def test_twenty_steps_of_alexnet_are_those_of_plain_code():
-    compare(small("cifar10_alexnet"), lambda weights, x: plain.alexnet(weights, x)[0], rtol=1e-3)
+    # At the recipe's rate rounding grows ten thousandfold.
+    config = small("cifar10_alexnet", "optim.lr=0.02")
+    compare(config, lambda weights, x: plain.alexnet(weights, x)[0], rtol=1e-4)
 
 
 def test_twenty_steps_of_a_resnet_are_those_of_plain_code():
