@@ -22,6 +22,7 @@ lsexp: a laboratory for label smoothing
   lsexp runs [show|rm] [...]     what has been trained: list, look into, remove
   lsexp plot curves [...]        loss and accuracy of chosen runs over training
   lsexp data [NAME ...]          fetch, import and verify data sets
+  lsexp bench [recipe=NAME]      how fast this machine trains, and could
 
   lsexp completion bash|zsh      tab completion for your shell
 
@@ -148,6 +149,12 @@ def _data(words: list[str]) -> int:
     return command.run(words)
 
 
+def _bench(words: list[str]) -> int:
+    from lsexp import bench
+
+    return bench.run(words)
+
+
 def _completion(words: list[str]) -> int:
     from lsexp import completion
 
@@ -160,6 +167,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "runs": _runs,
     "plot": _plot,
     "data": _data,
+    "bench": _bench,
     "completion": _completion,
 }
 

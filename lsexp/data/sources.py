@@ -158,6 +158,18 @@ def load(config: DataConfig, data_dir: str | None) -> Dataset:
         ) from error
 
 
+def is_here(name: str, data_dir: str | None) -> bool:
+    """Whether the set can be had without a download."""
+    if name not in PUBLIC:
+        return True
+    public, folder = PUBLIC[name], data_folder(data_dir)
+    return (
+        (folder / f"{name}.npz").exists()
+        or (folder / public.folder / public.unpacked).exists()
+        or all((folder / public.folder / archive).exists() for archive in public.archives)
+    )
+
+
 def _digits(_config: DataConfig, _data_dir: Path) -> Dataset:
     """scikit-learn's 1,797 digits of 8 x 8 pixels, embedded in that package.
 
