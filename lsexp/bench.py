@@ -122,6 +122,14 @@ def run(words: list[str]) -> int:
 
     device = resolve_device(configs[0][0].device)
     machine = _machine(device)
+    name = "cuda" if device.type == "cuda" else machine["cpu_class"]
+    path = options["out_dir"] / "bench" / f"{name}.json"
+    try:  # before minutes of measuring
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"out_dir={options['out_dir']}: {error.strerror or error}", exit_code=1
+        ) from error
     print(
         f"machine  {machine['name']}, class {machine['cpu_class']}, {machine['cores']} cores; "
         f"torch {machine['torch']}",
@@ -141,17 +149,8 @@ def run(words: list[str]) -> int:
     print(_recipes_table(rows))
     for line in _doubts(limits, rows):
         print(line)
-    path = options["out_dir"] / "bench" / f"{machine['cpu_class']}.json"
-    if device.type == "cuda":
-        path = path.with_name("cuda.json")
     whole = {"machine": machine, "seconds": options["seconds"], "limits": limits, "recipes": rows}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(whole, indent=1, default=asdict) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"out_dir={options['out_dir']}: {error.strerror or error}", exit_code=1
-        ) from error
+    path.write_text(json.dumps(whole, indent=1, default=asdict) + "\n")
     print(path)
     return 0
 

@@ -143,6 +143,15 @@ def test_wrong_words_are_told_before_anything_is_measured(words, says):
     assert error.value.exit_code == 2
 
 
+def test_a_folder_that_cannot_be_written_is_told_first(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as error:
+        bench.run(["recipe=digits_mlp", f"out_dir={tmp_path / 'file'}"])
+    assert str(error.value).startswith(f"out_dir={tmp_path / 'file'}: ")
+    assert error.value.exit_code == 1
+    assert capsys.readouterr().out == ""
+
+
 def test_the_command_measures_alone_and_as_a_sweep(tmp_path):
     words = ["bench", "recipe=digits_mlp", "seconds=0.5", "workers=2"]
     done = lsexp(*words, cwd=tmp_path)
