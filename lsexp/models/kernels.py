@@ -73,7 +73,7 @@ _load: Any = intrinsic(_load_float)
 _as: Any = intrinsic(_store_float)
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # Products and sums may contract; nothing else may be reordered, and NaN stays NaN.
     options: Any = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
     try:
@@ -279,6 +279,15 @@ def batch_norm_relu(
 
 
 @_compiled
+def _around(padded, c):
+    """Sum of the window around channel c."""
+    total = padded[c]
+    for j in range(1, WINDOW):
+        total += padded[c + j]
+    return total
+
+
+@_compiled
 def _lrn(part, first, last, x_RC, y_RC, alpha):
     channels = x_RC.shape[1]
     value = np.zeros(channels, np.float32)
@@ -288,10 +297,7 @@ def _lrn(part, first, last, x_RC, y_RC, alpha):
             value[c] = _load(x_RC[r, c])
             square[c + RADIUS] = value[c] * value[c]
         for c in range(channels):
-            total = square[c]
-            for j in range(1, WINDOW):
-                total += square[c + j]
-            root = np.sqrt(np.float32(1) + alpha * total)
+            root = np.sqrt(np.float32(1) + alpha * _around(square, c))
             y_RC[r, c] = _as(x_RC[r, c], value[c] / (root * np.sqrt(root)))
 
 
@@ -306,18 +312,12 @@ def _lrn_gradient(part, first, last, dy_RC, x_RC, dx_RC, alpha):
             value[c] = _load(x_RC[r, c])
             square[c + RADIUS] = value[c] * value[c]
         for c in range(channels):
-            total = square[c]
-            for j in range(1, WINDOW):
-                total += square[c + j]
-            whole = np.float32(1) + alpha * total
+            whole = np.float32(1) + alpha * _around(square, c)
             root = np.sqrt(whole)
             power[c] = _load(dy_RC[r, c]) / (root * np.sqrt(root))
             slope[c + RADIUS] = power[c] * value[c] / whole
         for c in range(channels):
-            total = slope[c]
-            for j in range(1, WINDOW):
-                total += slope[c + j]
-            dx = power[c] - np.float32(1.5) * alpha * value[c] * total
+            dx = power[c] - np.float32(1.5) * alpha * value[c] * _around(slope, c)
             dx_RC[r, c] = _as(x_RC[r, c], dx)
 
 

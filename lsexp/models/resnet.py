@@ -26,13 +26,14 @@ class BatchNormReLU(nn.BatchNorm2d):
     momentum: float
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        if not kernels.fits(x_BCHW) or (torch.is_grad_enabled() and not self.training):
+        count = x_BCHW.numel() // x_BCHW.shape[1]
+        slopes = torch.is_grad_enabled() and not self.training
+        if slopes or count == 1 or not kernels.fits(x_BCHW):  # torch refuses a batch of one value
             return F.relu(super().forward(x_BCHW))
         if not self.training:
             scale_C = self.weight * torch.rsqrt(self.running_var + self.eps)
             return kernels.normalise_relu(x_BCHW, self.running_mean, scale_C, self.bias)
         y_BCHW, mean_C, var_C = kernels.batch_norm_relu(x_BCHW, self.weight, self.bias, self.eps)
-        count = x_BCHW.numel() // x_BCHW.shape[1]
         self.running_mean.lerp_(mean_C, self.momentum)
         self.running_var.lerp_(var_C * (count / (count - 1)), self.momentum)
         self.num_batches_tracked += 1

@@ -180,6 +180,11 @@ def test_the_layer_keeps_torchs_state_and_its_running_statistics():
     assert x.grad is not None
 
 
+def test_a_single_value_a_channel_is_refused_as_torch_does():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        BatchNormReLU(3)(activation((1, 3, 1, 1), torch.float32))
+
+
 @pytest.mark.parametrize(
     ("x", "fits"),
     [
