@@ -126,6 +126,7 @@ def run(words: list[str]) -> int:
     path = options["out_dir"] / "bench" / f"{name}.json"
     try:  # before minutes of measuring
         path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise UserError(
             f"out_dir={options['out_dir']}: {error.strerror or error}", exit_code=1
@@ -410,19 +411,18 @@ def _measure_recipe(
     import torch
 
     from lsexp.data.batches import input_shape
-    from lsexp.launch.plan import Planner
+    from lsexp.launch.plan import plan as plan_run
     from lsexp.models import build_model
-    from lsexp.training.hardware import default_threads, prepare
+    from lsexp.training.hardware import default_threads
 
     name = config.data.name
     config = _with_images(config, scratch)
     # A run that does not end by itself, and is not evaluated before.
     endless = replace(config.train, steps=ENDLESS, epochs=None, evals=1)
     config = replace(config, train=endless, runs_dir=str(scratch))
-    plan = Planner(chosen, ["lsexp", "bench"])(config)
+    plan = plan_run(config, chosen, ["lsexp", "bench"])
     shape = input_shape(plan.dataset.image_shape, config.augment)
     rng = torch.Generator()
-    prepare(plan.device, 1)
     model = build_model(config.model, shape, plan.dataset.num_classes, rng, rng)
     flops = flops_per_image(model, shape)
     row = {
