@@ -103,6 +103,7 @@ def write_results(
             "images": len(clean),
         },
         "targets": plan.targets._asdict(),
+        "classes": list(plan.dataset.arrays.classes),
         "steps": member.step,
         "seconds": round(progress.seconds, 3),
         "images_per_second": round(member.step * config.train.batch_size / progress.seconds, 1),
