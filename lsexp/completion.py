@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import Field
+from typing import Any
 
 from lsexp import compose, studies
 from lsexp.config import MODELS, TrainConfig, walk
@@ -98,19 +101,21 @@ def _sweep(words: list[str], current: str) -> list[str]:
         return []
     if current.startswith("figure.format="):
         return [f"figure.format={ending}" for ending in FORMATS]
-    if "=" in current or current.startswith("-"):
-        return _settings(current) or ["--dry-run", "--cfg", "--config-dir", "--help"]
     module = studies.study(words[0], "lsexp sweep")
+    if "=" in current or current.startswith("-"):
+        found = _values(current, walk(module.Config())) or _settings(current)
+        return found or ["--dry-run", "--cfg", "--config-dir", "--help"]
     own = [f"{name}=" for name, _, _ in walk(module.Config())]
     settings = [key for key in _settings(current) if key[:-1] not in module.OWNED]
-    return [*own, "workers=", "figure.format=", "out_dir=", *settings]
+    return [*own, "rows=", "workers=", "figure.format=", "out_dir=", *settings]
 
 
 def _plot(words: list[str], current: str) -> list[str]:
     if not words:
         return ["curves", *studies.names()]
-    if words[0] != "curves":
-        return _sweep(words, current)
+    if words[0] in studies.names():
+        files = ["logits="] if hasattr(studies.study(words[0], ""), "analyze_file") else []
+        return [*_sweep(words, current), *files]
     if current.startswith("figure.format="):
         return [f"figure.format={ending}" for ending in FORMATS]
     if "=" in current:
@@ -151,10 +156,13 @@ def _settings(current: str) -> list[str]:
         return [] if current.startswith("-") else [f"{key}=" for key in compose.known_keys()]
     if name in compose.GROUPS:
         return [f"{name}={option}" for option in compose.options(name, None)]
-    keys = [
-        *walk(TrainConfig()),
-        *(k for model in MODELS.values() for k in walk(model(), "model.")),
-    ]
+    models = (k for model in MODELS.values() for k in walk(model(), "model."))
+    return _values(current, itertools.chain(walk(TrainConfig()), models))
+
+
+def _values(current: str, keys: Iterable[tuple[str, Field, Any]]) -> list[str]:
+    """`key=value` of a key whose values are known."""
+    name = current.partition("=")[0]
     for key, item, value in keys:
         if key == name and isinstance(value, bool):
             return [f"{name}=true", f"{name}=false"]

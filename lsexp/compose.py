@@ -95,7 +95,11 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
         if name in module.OWNED:
             raise UserError(f"{word}: {study} sets it; type {module.OWNED[name]}")
         if name in own and equals:
-            value = _as_list(name, value) if _is_list(own[name]) else value
+            kind = str(own[name].type)
+            if "list[str]" in kind:
+                value = _as_names(name, value)
+            elif "list" in kind:
+                value = _as_list(name, value)
             word = f"study.{name}={value}"
         elif name == "study" or name.startswith("study."):
             raise unknown(word, "key", _known(own), help_command)
@@ -115,10 +119,6 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
     [(config, choices)] = found
     _check_args(words, config, choices)
     return config, {"recipe": str(choices["recipe"]), "budget": str(choices["budget"])}
-
-
-def _is_list(item: Field) -> bool:
-    return "list" in str(item.type)
 
 
 def _as_list(name: str, value: str) -> str:
@@ -141,6 +141,17 @@ def _as_list(name: str, value: str) -> str:
     return f"[{','.join(items)}]"
 
 
+def _as_names(name: str, value: str) -> str:
+    """`airplane,2` as a list of words, quoted for Hydra."""
+    items = [item.strip() for item in value.strip("[]").split(",")]
+    if value == "null":
+        return value
+    if not all(items):
+        raise UserError(f"{name}={value}: must be names with commas between")
+    escaped = [item.replace("\\", "\\\\").replace("'", "\\'") for item in items]
+    return "[" + ",".join(f"'{item}'" for item in escaped) + "]"
+
+
 def sweep_help(study: str) -> str:
     """The text of `lsexp sweep STUDY --help`."""
     module = studies.study(study, "lsexp sweep")
@@ -155,11 +166,17 @@ def sweep_help(study: str) -> str:
         f"  lsexp sweep {study} recipe=mnist_mlp eps=0,0.1 seeds=10",
         f"  lsexp sweep {study} recipe=cifar10_alexnet --dry-run   what is to do, and how long",
         f"  lsexp plot {study} ...                                 the same words: no training",
+        *(
+            [f"  lsexp plot {study} logits=FILE.npz             anybody's logits: {module.FILE}"]
+            if hasattr(module, "analyze_file")
+            else []
+        ),
         "",
         f"Keys of {study}:",
         *(_key_line(*found) for found in walk(module.Config())),
         "",
         "Of the sweep:",
+        "  rows=RECIPE,RECIPE                  instead of recipe=: a row of the figure for each",
         *(_key_line(*found) for found in walk(SweepConfig()) if found[0] == "workers"),
         "  figure.format=png                   png, pdf, svg; several with commas",
         "  out_dir=FOLDER                      or LSEXP_OUT_DIR (default: out)",

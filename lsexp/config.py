@@ -353,6 +353,18 @@ def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field
             yield f"{prefix}{item.name}", item, value
 
 
+def revived(values: dict[str, Any]) -> TrainConfig:
+    """The config that `walk` gave these names and values of; what they do not name is left at its
+    default."""
+    own = {name.removeprefix("model.") for name in values if name.startswith("model.")}
+    kinds = [kind for kind in MODELS.values() if own <= {item.name for item in fields(kind)}]
+    config = TrainConfig(model=min(kinds, key=lambda kind: len(fields(kind)))())
+    for name in [name for name, _, _ in walk(config) if name in values]:
+        section, _, last = name.rpartition(".")
+        setattr(getattr(config, section) if section else config, last, values[name])
+    return config
+
+
 def allowed(item: dataclasses.Field) -> str:
     """What a key accepts, in words: `"at least 0 and below 1"`; empty if anything goes."""
     if item.metadata["choices"]:

@@ -9,12 +9,13 @@ import csv
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 LINES = ("-", "--", "-.", ":")
@@ -33,11 +34,11 @@ STYLE: Any = {
 }
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A function that makes a figure, in our style."""
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """A function that makes figures, in our style."""
 
     @functools.wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         import matplotlib as mpl
 
         with mpl.rc_context(STYLE):
@@ -48,10 +49,29 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 def panels(columns: int, *, width: float = 3.6, height: float = 3.2) -> tuple[Figure, list[Any]]:
     """A figure with `columns` axes side by side; sizes of each in inches."""
+    figure, axes = grid(1, columns, width=width, height=height)
+    return figure, axes[0]
+
+
+def grid(
+    rows: int,
+    columns: int,
+    *,
+    width: float = 3.6,
+    height: float = 3.2,
+    heights: Sequence[float] | None = None,
+) -> tuple[Figure, list[list[Any]]]:
+    """A figure with rows of axes; sizes of each in inches.
+
+    heights: of the rows, relative to `height`; None: all 1.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    heights = heights or [1.0] * rows
+    size = (width * columns, height * sum(heights))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+    return figure, [list(row) for row in axes]
 
 
 def series_style(number: int) -> dict[str, Any]:

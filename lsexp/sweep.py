@@ -21,6 +21,7 @@ from lsexp import compose, studies
 from lsexp.config import SweepConfig, TrainConfig, check, check_fields
 from lsexp.errors import UserError
 from lsexp.figures import FORMATS, write_figure, write_table
+from lsexp.measure import measure
 from lsexp.runs.catalog import Entry, read_run
 from lsexp.runs.store import replace_file, runs_folder
 from lsexp.studies import Finding, Result, Trained
@@ -69,8 +70,8 @@ class Output:
 
 
 @dataclass
-class Manifest:
-    """What a sweep was asked for.
+class Part:
+    """A study with one recipe: a row of its figure.
 
     Attributes:
         words: typed behind the study's name.
@@ -79,14 +80,23 @@ class Manifest:
         runs: keys and folder name of each run.
     """
 
-    study: str
     words: list[str]
     keys: dict[str, Any]
     chosen: dict[str, str]
     runs: list[dict[str, Any]]
 
+
+@dataclass
+class Manifest:
+    """What a sweep was asked for: `words`, which gave one part, or with rows= several."""
+
+    study: str
+    words: list[str]
+    parts: list[Part]
+
     def path(self, runs_dir: Path) -> Path:
-        digest = hashlib.sha256(json.dumps(self.runs, sort_keys=True).encode()).hexdigest()
+        runs = [part.runs for part in self.parts]
+        digest = hashlib.sha256(json.dumps(runs, sort_keys=True).encode()).hexdigest()
         return runs_dir / ".sweeps" / f"{self.study}-{digest[:12]}.json"
 
     def write(self, runs_dir: Path) -> None:
@@ -97,13 +107,72 @@ class Manifest:
 
 def newest_manifest(study: str, runs_dir: Path) -> Manifest | None:
     """That of the latest sweep of a study; damaged ones are passed over."""
-    found: list[tuple[float, Manifest]] = []
+    return max(_manifests(study, runs_dir), key=lambda pair: pair[0], default=(0.0, None))[1]
+
+
+def _manifests(study: str, runs_dir: Path) -> list[tuple[float, Manifest]]:
+    found = []
     for path in (runs_dir / ".sweeps").glob(f"{study}-*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(path.read_text())
-            when = stored.pop("time")
-            found.append((float(when), Manifest(**stored)))
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+            when = float(stored.pop("time"))
+            stored["parts"] = [Part(**part) for part in stored["parts"]]
+            found.append((when, Manifest(**stored)))
+    return found
+
+
+def _newest_with_runs(study: str, module: Any, runs_dir: Path) -> Manifest | None:
+    """The latest sweep of any study that trains the runs of this one, with this one's keys."""
+    kin = [name for name in studies.names() if studies.study(name, "").runs is module.runs]
+    found = [pair for name in kin for pair in _manifests(name, runs_dir)]
+    newest = max(found, key=lambda pair: pair[0], default=(0.0, None))[1]
+    if newest is None or newest.study == study:
+        return newest
+    names = [item.name for item in fields(module.Config)]
+    for part in newest.parts:
+        keys = {name: value for name, value in part.keys.items() if name in names}
+        if hasattr(module, "drawn"):
+            keys["eps"] = module.drawn(keys["eps"])
+            part.runs = [run for run in part.runs if run["keys"]["eps"] in keys["eps"]]
+        part.keys = asdict(module.Config(**keys))
+    return newest
+
+
+@dataclass
+class Asked:
+    """A row of what was typed, composed: the study's keys, the runs and their common config."""
+
+    words: list[str]
+    config: SweepConfig
+    chosen: dict[str, str]
+    base: TrainConfig
+    runs: list[studies.Run]
+
+    def part(self, plans: Sequence[Any]) -> Part:
+        named = [
+            {"keys": run.keys, "name": plan.folder.path.name}
+            for run, plan in zip(self.runs, plans, strict=True)
+        ]
+        return Part(self.words, asdict(self.config.study), self.chosen, named)
+
+
+def _ask(study: str, module: Any, words: list[str]) -> list[Asked]:
+    """Compose what was typed, a row for each recipe of `rows=`; none with --cfg, which prints."""
+    rows = [word for word in words if word.startswith("rows=")]
+    others = [word for word in words if not word.startswith("rows=")]
+    recipes = rows[0].partition("=")[2].split(",") if rows else []
+    if len(rows) > 1:
+        raise UserError("rows: is given twice")
+    if rows and any(word.startswith("recipe=") for word in others):
+        raise UserError(f"{rows[0]}: names the recipes; leave recipe= out")
+    if len(set(recipes)) < len(recipes):
+        raise UserError(f"{rows[0]}: a recipe is there twice")
+    asked = []
+    for typed in [[f"recipe={recipe}", *others] for recipe in recipes] or [others]:
+        found = compose.sweep_config(study, typed)
+        if found is not None:
+            asked.append(Asked(typed, *found, *_runs_of(study, module, found[0])))
+    return asked
 
 
 def run_sweep(words: list[str]) -> int:
@@ -120,52 +189,52 @@ def run_sweep(words: list[str]) -> int:
     dry_run = "--dry-run" in words
     typed = [word for word in words[1:] if word != "--dry-run"]
     output, typed = Output.split(typed)
-    found = compose.sweep_config(study, typed)
-    if found is None:
+    asked = _ask(study, module, typed)
+    if not asked:
         return 0
-    config, chosen = found
-    base, runs = _runs_of(study, module, config)
 
     from lsexp.launch.plan import Planner
     from lsexp.launch.pool import Pool
 
     command = ["lsexp", "sweep", *words]
-    workers, threads = _workers(config, base, len(runs))
+    base, count = asked[0].base, sum(len(row.runs) for row in asked)
+    workers, threads = _workers(asked[0].config, base, count)
     with contextlib.ExitStack() as stack:
         pool = None
         if not dry_run and not _seems_done(study, typed, base):
             pool = stack.enter_context(Pool(workers, threads))  # imports while we plan
-        planner = Planner(chosen, command, remember=not dry_run)
-        plans = [planner(run.config) for run in runs]
-        manifest = Manifest(
-            study,
-            [word for word in typed if not word.startswith("retry_failed=")],
-            asdict(config.study),
-            chosen,
-            [
-                {"keys": run.keys, "name": plan.folder.path.name}
-                for run, plan in zip(runs, plans, strict=True)
-            ],
-        )
-        todo, errors = _tell_plan(study, runs, plans, workers, dry_run, retry=base.retry_failed)
+        todo: list[tuple[studies.Run, Any]] = []
+        errors: list[str] = []
+        parts = []
+        for row in asked:
+            planner = Planner(row.chosen, command, remember=not dry_run)
+            plans = [planner(run.config) for run in row.runs]
+            left, failed = _tell_plan(study, row.runs, plans, workers, dry_run, base.retry_failed)
+            todo += [(row.runs[i], plans[i]) for i in left]
+            errors += failed
+            parts.append(row.part(plans))
+            runs_dir = plans[0].folder.path.parent
         if dry_run:
             return 0
-        runs_dir = plans[0].folder.path.parent
+        kept = [word for word in typed if not word.startswith("retry_failed=")]
+        manifest = Manifest(study, kept, parts)
         manifest.write(runs_dir)
         stopped = ""
         if todo:
             pool = pool or stack.enter_context(Pool(workers, threads))
-            failed, stopped = _train(pool, [(runs[i], plans[i]) for i in todo], chosen, command)
+            failed, stopped = _train(pool, todo, command)
             errors += failed
     for line in errors:
         say(f"lsexp: {line}")
     if stopped:
-        kept = "runs go on from their last checkpoints" if "twice" in stopped else "nothing is lost"
+        state = (
+            "runs go on from their last checkpoints" if "twice" in stopped else "nothing is lost"
+        )
         raise UserError(
-            f"stopped by {stopped}; {kept}: the same command goes on from there", exit_code=1
+            f"stopped by {stopped}; {state}: the same command goes on from there", exit_code=1
         )
     try:
-        _show(module, manifest, runs_dir, output)
+        _show(module, manifest, runs_dir, output, base.data_dir)
     except UserError as error:
         if not errors:
             raise
@@ -174,7 +243,7 @@ def run_sweep(words: list[str]) -> int:
         others = [word for word in words[1:] if not word.startswith("retry_failed=")]
         again = shlex.join(["lsexp", "sweep", study, *others, "retry_failed=true"])
         raise UserError(
-            f"{len(errors)} of {plural(len(runs), 'run')} failed, see above; `{again}` trains "
+            f"{len(errors)} of {plural(count, 'run')} failed, see above; `{again}` trains "
             f"them again",
             exit_code=1,
         )
@@ -191,26 +260,25 @@ def run_plot(words: list[str]) -> int:
     if "--dry-run" in rest:
         raise UserError("--dry-run: a plot trains nothing; leave it out")
     output, rest = Output.split(rest)
-    selecting = [word for word in rest if not word.startswith("runs_dir=")]
+    if any(word.startswith("logits=") for word in rest):
+        return _plot_file(study, module, output, rest)
+    aside = ("runs_dir", "data_dir", *module.VIEW)
+    selecting = [word for word in rest if word.partition("=")[0] not in aside]
+    asked = _ask(study, module, rest)
+    if not asked:
+        return 0
+    data_dir = asked[0].base.data_dir
+    folder = runs_folder(asked[0].base.runs_dir)
     if selecting:
-        found = compose.sweep_config(study, rest)
-        if found is None:
-            return 0
-        config, chosen = found
-        _, runs = _runs_of(study, module, config)
         from lsexp.launch.plan import Planner
 
-        planner = Planner(chosen, ["lsexp", "plot", *words], remember=False)
-        plans = [planner(run.config) for run in runs]
-        folder = plans[0].folder.path.parent
-        named = [
-            {"keys": run.keys, "name": plan.folder.path.name}
-            for run, plan in zip(runs, plans, strict=True)
-        ]
-        manifest = Manifest(study, rest, asdict(config.study), chosen, named)
+        parts = []
+        for row in asked:
+            planner = Planner(row.chosen, ["lsexp", "plot", *words], remember=False)
+            parts.append(row.part([planner(run.config) for run in row.runs]))
+        manifest = Manifest(study, rest, parts)
     else:
-        folder = runs_folder(rest[-1].partition("=")[2] if rest else None)
-        newest = newest_manifest(study, folder)
+        newest = _newest_with_runs(study, module, folder)
         if newest is None:
             raise UserError(
                 f"plot {study}: no sweep in {folder}; `lsexp sweep {study}` makes one, runs_dir= "
@@ -218,9 +286,33 @@ def run_plot(words: list[str]) -> int:
                 exit_code=1,
             )
         manifest = newest
-        typed = shlex.join(["lsexp", "sweep", study, *manifest.words])
-        say(f"the newest sweep: {typed}")
-    _show(module, manifest, folder, output)
+        say(f"the newest sweep: {shlex.join(['lsexp', 'sweep', newest.study, *newest.words])}")
+        typed = {word.partition("=")[0] for word in rest} & set(module.VIEW)
+        for part in manifest.parts:
+            part.keys |= {name: getattr(asked[0].config.study, name) for name in typed}
+    _show(module, manifest, folder, output, data_dir)
+    return 0
+
+
+def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int:
+    """A study of somebody else's logits: `logits=FILE`, beside keys that choose no runs."""
+    files = [word.partition("=")[2] for word in words if word.startswith("logits=")]
+    others = [word for word in words if not word.startswith("logits=")]
+    if not hasattr(module, "analyze_file"):
+        raise UserError(f"logits={files[0]}: goes with calibration, not {study}")
+    if len(files) > 1:
+        raise UserError("logits: is given twice")
+    for word in others:
+        if word.partition("=")[0] not in module.VIEW:
+            raise UserError(
+                f"{word}: chooses runs, and logits= is a file; it goes with "
+                f"{', '.join(f'{name}=' for name in module.VIEW)}, figure.format= and out_dir="
+            )
+    [asked] = _ask(study, module, others)
+    path = user_path("logits", files[0])
+    result = module.analyze_file(asked.config.study, path)
+    folder = output.folder / study / path.stem
+    _tell(module, asked.config.study, [result], folder, output.formats)
     return 0
 
 
@@ -253,7 +345,8 @@ def _seems_done(study: str, words: list[str], base: TrainConfig) -> bool:
     newest = newest_manifest(study, folder)
     if newest is None or newest.words != words:
         return False
-    return all((folder / run["name"] / "metrics.json").exists() for run in newest.runs)
+    runs = [run for part in newest.parts for run in part.runs]
+    return all((folder / run["name"] / "metrics.json").exists() for run in runs)
 
 
 def _tell_plan(
@@ -262,7 +355,6 @@ def _tell_plan(
     plans: Sequence[Any],
     workers: int,
     dry_run: bool,
-    *,
     retry: bool,
 ) -> tuple[list[int], list[str]]:
     """Say what is finished, what is to do and about how long it takes.
@@ -299,7 +391,6 @@ def _tell_plan(
 def _train(
     pool: Any,
     work: Sequence[tuple[studies.Run, Any]],
-    chosen: dict[str, str],
     command: list[str],
 ) -> tuple[list[str], str]:
     """Train in the pool; one line for each failure, and the signal that stopped it or ""."""
@@ -307,7 +398,7 @@ def _train(
     from lsexp.launch.pool import Task
     from lsexp.launch.progress import SweepView
 
-    tasks = [Task(plan.config, chosen, command, _label(run.keys)) for run, plan in work]
+    tasks = [Task(plan.config, plan.chosen, command, _label(run.keys)) for run, plan in work]
     steps = [plan.config.train.steps for _, plan in work]
     done = [steps_done(plan) for _, plan in work]
     with SweepView([task.label for task in tasks], steps, done) as view:
@@ -327,9 +418,64 @@ def _label(keys: dict[str, Any]) -> str:
     )
 
 
-def _show(module: Any, manifest: Manifest, runs_dir: Path, output: Output) -> None:
-    """Analyse what is finished, print the table and the findings, write figure and tables."""
-    trained = [Trained(run["keys"], _entry(runs_dir / run["name"])) for run in manifest.runs]
+def _show(
+    module: Any, manifest: Manifest, runs_dir: Path, output: Output, data_dir: str | None
+) -> None:
+    """Analyse what is finished, print tables and findings, write figures and tables."""
+    study = module.__name__.rpartition(".")[2]
+    results = [
+        _analyzed(module, study, manifest, part, runs_dir, data_dir) for part in manifest.parts
+    ]
+    recipes = "+".join(result.recipe for result in results)
+    folder = output.folder / study / f"{recipes}-{manifest.parts[0].chosen['budget']}"
+    _tell(module, module.Config(**manifest.parts[0].keys), results, folder, output.formats)
+
+
+def _tell(
+    module: Any, study: Any, results: Sequence[Result], folder: Path, formats: Sequence[str]
+) -> None:
+    """Print tables and findings; write figures and tables to `folder`."""
+    several = len(results) > 1
+    for result in results:
+        if several:
+            print(result.title)
+        print(table(result.summary, left=1))
+        print("", *result.notes, "", sep="\n")
+        for finding in result.findings:
+            print(_line(finding))
+        print(flush=True)
+    tables: dict[str, list[studies.Row]] = {}
+    for result in results:
+        findings = [_row(finding) for finding in result.findings]
+        for name, rows in {**result.tables, "findings": findings}.items():
+            of_recipe = [{"recipe": result.recipe, **row} for row in rows] if several else rows
+            tables.setdefault(name, []).extend(of_recipe)
+    written = []
+    try:
+        for name, figure in module.draw(study, results).items():
+            written += write_figure(figure, folder / name, formats)
+        for name, rows in tables.items():
+            if rows:
+                written.append(write_table(rows, folder / f"{name}.csv"))
+        for old in set(folder.glob("*.csv")) - set(written):  # of a sweep with more in it
+            old.unlink()
+    except OSError as error:
+        raise UserError(
+            f"out_dir={folder.parents[1]}: {error.strerror or error}", exit_code=1
+        ) from error
+    print(*written, sep="\n")
+
+
+def _analyzed(
+    module: Any,
+    study: str,
+    manifest: Manifest,
+    part: Part,
+    runs_dir: Path,
+    data_dir: str | None,
+) -> Result:
+    """What a study finds in the runs of one recipe that are finished; says what is missing."""
+    trained = [Trained(run["keys"], _entry(runs_dir / run["name"])) for run in part.runs]
     for one in trained:
         if one.entry.status in ("damaged", "stale"):
             say(f"{one.entry.name}: {one.entry.status}, left out")
@@ -338,8 +484,9 @@ def _show(module: Any, manifest: Manifest, runs_dir: Path, output: Output) -> No
     again = ["retry_failed=true"] if retry else []
     command = shlex.join(["lsexp", "sweep", manifest.study, *manifest.words, *again])
     if len(missing) == len(trained):
+        of = f" of {part.chosen['recipe']}" if len(manifest.parts) > 1 else ""
         raise UserError(
-            f"plot {manifest.study}: none of its {plural(len(trained), 'run')} is finished; "
+            f"plot {study}: none of its {plural(len(trained), 'run')}{of} is finished; "
             f"`{command}` trains them",
             exit_code=1,
         )
@@ -349,28 +496,14 @@ def _show(module: Any, manifest: Manifest, runs_dir: Path, output: Output) -> No
             f"({', '.join(_label(one.keys) for one in missing[:4])}"
             f"{', ...' if len(missing) > 4 else ''}); `{command}` completes them"
         )
-    study = module.Config(**manifest.keys)
-    result: Result = module.analyze(study, trained, manifest.chosen["recipe"])
-    print(table(result.summary, left=1))
-    print("", *result.notes, "", sep="\n")
-    for finding in result.findings:
-        print(_line(finding))
-    print(flush=True)
-    name = f"{manifest.chosen['recipe']}-{manifest.chosen['budget']}"
-    folder = output.folder / manifest.study / name
-    try:
-        written = write_figure(module.draw(result), folder / manifest.study, output.formats)
-        for part, rows in result.tables.items():
-            written.append(write_table(rows, folder / f"{part}.csv"))
-        findings = [_row(finding) for finding in result.findings]
-        written.append(write_table(findings, folder / "findings.csv"))
-        for old in set(folder.glob("*.csv")) - set(written):  # of a sweep with more in it
-            old.unlink()
-    except OSError as error:
-        raise UserError(
-            f"out_dir={output.folder}: {error.strerror or error}", exit_code=1
-        ) from error
-    print(*written, sep="\n")
+    config = module.Config(**part.keys)
+    asked = module.measurements(config, trained)
+    for one in trained:
+        if asked and one.finished:
+            found = measure(one.entry.path, asked, data_dir)
+            one.measured.update(zip(asked, found, strict=True))
+    result: Result = module.analyze(config, trained, part.chosen["recipe"])
+    return result
 
 
 def _entry(path: Path) -> Entry:

@@ -1,16 +1,40 @@
-"""How good and how honest probabilities are: accuracy, NLL, ECE, Brier score.
+"""How good and how honest probabilities are: accuracy, NLL, Brier score, ECE and its relatives.
 
-Section 3 of the paper reports ECE with 15 bins (Guo et al. 2017, arXiv 1706.04599, equation 3).
-Shape letters: N examples, K classes.
+Section 3 of the paper reports ECE with 15 bins (Guo et al. 2017, arXiv 1706.04599, equation 3),
+Figure 2 the reliability diagrams behind it.
+Shape letters: N examples, K classes, B bins.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+from scipy.special import bdtr
 
 BINS = 15
+
+# What a 95 % range leaves out below and above.
+TAILS = (0.025, 0.975)
+
+
+class Reliability(NamedTuple):
+    """A reliability diagram in numbers, arrays [B].
+
+    Attributes:
+        low: lower edge of the bin, not in it (but a confidence of 0 is in the first).
+        high: upper edge, in it.
+        n: how many examples it holds, int64.
+        confidence: their mean confidence; NaN where there are none.
+        accuracy: the fraction of them that is right; NaN where there are none.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    n: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
 
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
@@ -48,6 +72,7 @@ def ece(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = BINS) ->
 
 def ece_of(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BINS) -> float:
     """`ece` from what `top_label` gives."""
+    confidence_N = np.asarray(confidence_N, dtype=np.float64)
     gap_by_bin = np.bincount(
         _bin(confidence_N, bins), weights=correct_N - confidence_N, minlength=bins
     )
@@ -91,19 +116,18 @@ def debiased_ece(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BI
         A fraction, below `ece` or equal to it.
 
     Raises:
-        ValueError: lengths differ, or no examples.
+        ValueError: as `reliability`.
 
     Four of confidence .75, two right: |g| = .25 at a standard error of .25.
 
     >>> round(debiased_ece(np.full(4, 0.75), np.array([1, 1, 0, 0])), 6)
     0.208342
     """
-    if len(confidence_N) != len(correct_N) or len(confidence_N) == 0:
-        raise ValueError(f"{len(confidence_N)} confidences for {len(correct_N)} examples")
+    confidence_N, correct_N = _checked(confidence_N, correct_N)
     bin_N = _bin(confidence_N, bins)
     count = np.bincount(bin_N, minlength=bins)
     right = np.bincount(bin_N, weights=correct_N, minlength=bins)
-    gap = np.bincount(bin_N, weights=correct_N - np.asarray(confidence_N), minlength=bins)
+    gap = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=bins)
     total = 0.0
     for n, r, g in zip(count.tolist(), right.tolist(), gap.tolist(), strict=True):
         # Sums over the bin's examples, not means: they need no further weight.
@@ -151,6 +175,213 @@ def ece_floor(confidence_N: np.ndarray, bins: int = BINS) -> float:
         if v > 0:
             total += _binomial_mean_deviation(n, w / n) * math.sqrt(v / (w * (1 - w / n)))
     return total / len(confidence_N)
+
+
+def reliability(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BINS) -> Reliability:
+    """Accuracy beside mean confidence, bin by bin: what Figure 2 draws and `ece` averages.
+
+    1. The bins are those of `ece`; the mean over examples of |accuracy - confidence| is `ece`.
+    2. Points belong at the mean confidence, not at the middle of the bin: the last bin of a
+       confident model has its examples near 1.
+    3. A bin of few examples says little: see `n` and `sampling_band`.
+
+    Args:
+        confidence_N: the largest probability of each example, 0..1, as `top_label` gives it.
+        correct_N: whether that class is the label, bool or 0 and 1.
+        bins: how many of equal width divide 0..1.
+
+    Raises:
+        ValueError: lengths differ, no examples, or confidences that are no probabilities.
+
+    >>> found = reliability(np.array([0.9, 0.8, 0.4, 1.0]), np.array([1, 0, 1, 1]), bins=2)
+    >>> found.n.tolist(), found.confidence.round(6).tolist(), found.accuracy.round(6).tolist()
+    ([1, 3], [0.4, 0.9], [1.0, 0.666667])
+    """
+    confidence_N, correct_N = _checked(confidence_N, correct_N)
+    edges = np.linspace(0, 1, bins + 1)
+    bin_N = _bin(confidence_N, bins)
+    count = np.bincount(bin_N, minlength=bins)
+    divisor = np.where(count, count, np.nan)
+    return Reliability(
+        low=edges[:-1],
+        high=edges[1:],
+        n=count,
+        confidence=np.bincount(bin_N, weights=confidence_N, minlength=bins) / divisor,
+        accuracy=np.bincount(bin_N, weights=correct_N, minlength=bins) / divisor,
+    )
+
+
+def sampling_band(confidence_N: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
+    """Where a perfectly calibrated model with these confidences has its accuracy, bin by bin.
+
+    The 2.5 % and 97.5 % quantiles of right / n, right ~ Binomial(n, mean confidence of the bin).
+
+    1. An accuracy outside is what sampling alone shows in at most 5 % of the bins; accuracies
+       move in steps of 1 / n, so that it is often much less.
+    2. It is about each bin alone: of a calibrated model's 15 bins up to .75 lie outside on average.
+    3. Where the confidences of a bin differ the true range is a little narrower.
+
+    Args:
+        confidence_N: the largest probability of each example, 0..1.
+        bins: equal widths, (low, high] as in `ece`.
+
+    Returns:
+        Lower and upper ends, fractions [B]; NaN where a bin is empty.
+
+    Raises:
+        ValueError: no examples, or confidences that are no probabilities.
+
+    Four of confidence .5: 0 and 4 right have a chance of 1/16 each, more than 2.5 %.
+
+    >>> low, high = sampling_band(np.array([0.5, 0.5, 0.5, 0.5, 1.0, 1.0]), bins=2)
+    >>> low.tolist(), high.tolist()
+    ([0.0, 1.0], [1.0, 1.0])
+    """
+    found = reliability(confidence_N, np.zeros(len(confidence_N)), bins)
+    ends_B2 = np.full((bins, 2), np.nan)
+    for b in np.flatnonzero(found.n):
+        n = found.n[b]
+        # A quantile is the first number of right ones whose cumulative chance reaches it.
+        chances = bdtr(np.arange(n + 1), n, min(found.confidence[b], 1.0))
+        ends_B2[b] = np.searchsorted(chances, TAILS) / n
+    return ends_B2[:, 0], ends_B2[:, 1]
+
+
+def mce(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BINS) -> float:
+    """Maximum calibration error: the largest |accuracy - confidence| of a bin (Guo, equation 5).
+
+    1. Empty bins do not count, all others alike: often it is a bin of a handful of examples that
+       decides, and more bins give a larger value.
+    2. So it says nothing without that bin's n: see `reliability`.
+
+    Args:
+        confidence_N: the largest probability of each example, 0..1.
+        correct_N: whether that class is the label, bool or 0 and 1.
+        bins: equal widths, (low, high] as in `ece`.
+
+    Returns:
+        A fraction, at least `ece`.
+
+    Raises:
+        ValueError: as `reliability`.
+
+    >>> round(mce(np.array([0.9, 0.9, 0.4]), np.array([1, 1, 0]), bins=2), 6)
+    0.4
+    """
+    found = reliability(confidence_N, correct_N, bins)
+    return float(np.nanmax(np.abs(found.accuracy - found.confidence)))
+
+
+def adaptive_ece(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BINS) -> float:
+    """`ece` with bins of equally many examples, from the least to the most confident.
+
+    What Mukhoti et al. 2020 (arXiv 2002.09437) call AdaECE. "Adaptive" in Nixon et al. 2019
+    (arXiv 1904.01685) is over all classes, and some libraries' ACE is the unweighted mean over
+    bins of equal width: neither is this.
+
+    1. Where nearly all confidences are above 14/15 `ece` has one bin, this still has all.
+    2. Examples of equal confidence share a bin, that of the middle one of them: which is which
+       among them means nothing. So bins may be of unlike size, or empty; with all confidences
+       equal it is |`confidence_gap`|.
+    3. Of distinct confidences each bin has N / bins, rounded down or up. With fewer examples than
+       bins each is one of its own, and the value is the mean of |right - confidence|.
+
+    Args:
+        confidence_N: the largest probability of each example, 0..1.
+        correct_N: whether that class is the label, bool or 0 and 1.
+        bins: how many.
+
+    Returns:
+        A fraction in 0..1.
+
+    Raises:
+        ValueError: as `reliability`.
+
+    Bins {.6, .7} and {.8, .9}: |.5 - .65| and |1 - .85|.
+
+    >>> confidence, correct = np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 1, 1, 0])
+    >>> round(adaptive_ece(confidence, correct, bins=2), 6)
+    0.15
+    """
+    confidence_N, correct_N = _checked(confidence_N, correct_N)
+    ordered_N = np.sort(confidence_N)
+    first_N = np.searchsorted(ordered_N, confidence_N, side="left")
+    after_N = np.searchsorted(ordered_N, confidence_N, side="right")
+    # The middle of ranks first..after - 1 in whole numbers: no rounding decides between two bins.
+    bin_N = bins * (first_N + after_N) // (2 * len(confidence_N))
+    gap_by_bin = np.bincount(bin_N, weights=correct_N - confidence_N)
+    return float(np.abs(gap_by_bin).sum() / len(confidence_N))
+
+
+def classwise_ece(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = BINS) -> float:
+    """Mean over classes of the ECE of each class's own probability (Kull et al. 2019, 1910.12656).
+
+    1. Class k against the rest: in each bin of p_k, |how often k is the label - mean p_k|,
+       weighted by the bin's share of all N examples. It sees what is told of all classes, not
+       only of the predicted one.
+    2. No threshold: the many probabilities near 0 count. They make it small, about 1 / K of an
+       ECE: compare only among equal K.
+    3. Upward biased as `ece`, and `ece_floor` is not its floor.
+
+    Args:
+        probabilities_NK: rows sum to one.
+        labels_N: class indices.
+        bins: equal widths, (low, high] as in `ece`.
+
+    Returns:
+        A fraction in 0..1.
+
+    Raises:
+        ValueError: no examples, lengths differ, or numbers that are no probabilities.
+
+    Class 0: bins {.2} and {.8, .6} with gaps |0 - .2| and |2 - 1.4| in sum, over 3 examples; with
+    two classes the other mirrors it.
+
+    >>> p = np.array([[0.8, 0.2], [0.6, 0.4], [0.2, 0.8]])
+    >>> round(classwise_ece(p, np.array([0, 0, 1]), bins=2), 6)
+    0.266667
+    """
+    num_classes = probabilities_NK.shape[1]
+    is_label_NK = np.asarray(labels_N)[:, None] == np.arange(num_classes)
+    probability, is_label = _checked(probabilities_NK.ravel(), is_label_NK.ravel())
+    class_and_bin = bins * np.tile(np.arange(num_classes), len(labels_N)) + _bin(probability, bins)
+    gaps = np.bincount(class_and_bin, weights=is_label - probability)
+    return float(np.abs(gaps).sum() / len(probability))
+
+
+def confidence_gap(confidence_N: np.ndarray, correct_N: np.ndarray) -> float:
+    """Mean confidence less accuracy: above 0 where a model is over-confident, below 0 where under.
+
+    1. `ece` has no sign and a floor; this has a sign, and no bias. Its absolute value is `ece` of
+       one bin, and never more than `ece` of several: what cancels between bins is lost.
+    2. A mean of per-example values (confidence - right), so that `statistics` has intervals of it.
+
+    Args:
+        confidence_N: the largest probability of each example, 0..1.
+        correct_N: whether that class is the label, bool or 0 and 1.
+
+    Returns:
+        A fraction in -1..1.
+
+    Raises:
+        ValueError: as `reliability`.
+
+    >>> round(confidence_gap(np.array([0.9, 0.8]), np.array([1, 0])), 6)
+    0.35
+    """
+    confidence_N, correct_N = _checked(confidence_N, correct_N)
+    return float((confidence_N - correct_N).mean())
+
+
+def _checked(confidence_N: np.ndarray, correct_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    confidence_N = np.asarray(confidence_N, dtype=np.float64)
+    correct_N = np.asarray(correct_N, dtype=np.float64)
+    if len(confidence_N) != len(correct_N) or len(confidence_N) == 0:
+        raise ValueError(f"{len(confidence_N)} confidences for {len(correct_N)} examples")
+    # A float32 softmax may exceed 1 by its rounding. NaN is refused too.
+    if not ((confidence_N >= 0) & (confidence_N <= 1 + 1e-6)).all():
+        raise ValueError("confidences must be in 0..1: are these logits?")
+    return confidence_N, correct_N
 
 
 def _bin(confidence_N: np.ndarray, bins: int) -> np.ndarray:

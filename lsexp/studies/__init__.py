@@ -1,17 +1,20 @@
 """Studies: the units in which a reader of the paper thinks, one module each.
 
-A module of this package is a study; `lsexp sweep <name>`, `lsexp plot <name>` and the report know
-none by name. It holds
+A module of this package is a study (if its name begins with no _); `lsexp sweep <name>`,
+`lsexp plot <name>` and the report know none by name. It holds
 
     HELP                         one line: which figure or table
     Config                       dataclass of the study's own keys, declared by `config.key`
     OWNED                        keys of a run that the study sets, and what to type instead
+    VIEW                         those of its own keys that choose no runs
     runs(study, base)            the runs that must have been trained, from the config of one
     CLAIMS                       declared before any run
+    measurements(study, trained) what to measure on each, beyond the outputs that every run has
     analyze(study, trained, recipe)  tables and findings; no files, no torch
-    draw(result)                 the figure
+    draw(study, results)         the figures by name; a row, or a few, for each recipe
 
-configs/study/<name>.yaml holds the defaults of its keys.
+configs/study/<name>.yaml holds the defaults of its keys. Studies that share the function `runs`
+(that of eps) share its sweeps: what was trained for one is drawn by all.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lsexp.analysis.statistics import Direction
+from lsexp.analysis.statistics import Direction, Interval, verdict
 from lsexp.config import TrainConfig
 from lsexp.errors import unknown
+from lsexp.measure import Measured, Measurement
 from lsexp.runs.catalog import Entry, load_outputs
 
 if TYPE_CHECKING:
@@ -49,10 +53,12 @@ class Trained:
     Attributes:
         keys: those of its `Run`.
         entry: its folder; the status tells whether it is finished, or missing.
+        measured: what the study asked to be measured, where it is finished.
     """
 
     keys: Row
     entry: Entry
+    measured: dict[Measurement, Measured] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -107,14 +113,16 @@ class Finding:
 
 @dataclass
 class Result:
-    """What a study found.
+    """What a study found with one recipe.
 
     Attributes:
+        recipe: its name.
         tables: file name to rows, tidy.
         summary: the table on the terminal, its header first; notes: lines below it.
         title: what the figure is of.
     """
 
+    recipe: str
     tables: dict[str, list[Row]]
     findings: list[Finding]
     summary: list[list[str]] = field(default_factory=list)
@@ -128,15 +136,51 @@ class Study(Protocol):
     HELP: str
     Config: type
     OWNED: dict[str, str]
+    VIEW: tuple[str, ...]
     CLAIMS: Sequence[Claim]
     runs: Callable[[Any, TrainConfig], list[Run]]
+    measurements: Callable[[Any, Sequence[Trained]], list[Measurement]]
     analyze: Callable[[Any, Sequence[Trained], str], Result]
-    draw: Callable[[Result], Figure]
+    draw: Callable[[Any, Sequence[Result]], dict[str, Figure]]
+
+
+SEEDS_ON_CIFAR, SEEDS_ELSEWHERE = 3, 10
+"""How many decide a claim; where runs are cheap, more are asked."""
+LEARNT, OVERCONFIDENT = 0.95, 1.3
+"""What the gate asks of hard runs: accuracy on clean training images, temperature fitted on val."""
+
+
+def untested(claim: Claim, paper: float | None, because: str) -> Finding:
+    return Finding(claim, None, None, None, 0, paper, "not tested", because)
+
+
+def decide(
+    claim: Claim, found: Interval, paper: float | None, data: str, closed: str = ""
+) -> Finding:
+    """The finding of a claim from our estimate.
+
+    Args:
+        data: name of the data set, which says how many seeds decide.
+        closed: why the claim's gate does not hold; the estimate is told all the same.
+    """
+    said: str = verdict(found, claim.direction, claim.margin)
+    least = SEEDS_ON_CIFAR if data.startswith("cifar") else SEEDS_ELSEWHERE
+    because = ""
+    if closed:
+        said, because = "not tested", closed
+    elif found.n < least:
+        said, because = "inconclusive", f"decided from {least} seeds on"
+    elif found.low is None:
+        because = "the values are all alike: no interval"
+    elif said == "inconclusive":
+        because = "the interval is too wide"
+    return Finding(claim, *found[:4], paper, said, because)
 
 
 def names() -> list[str]:
     """All studies, without importing one."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def study(name: str, command: str) -> Any:

@@ -31,13 +31,13 @@ from lsexp.analysis.statistics import (
     over_seeds,
     paired,
     smallest_visible_difference,
-    verdict,
 )
 from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError
-from lsexp.figures import COLORS, panels, styled
+from lsexp.figures import COLORS, grid, styled
+from lsexp.measure import Measurement
 from lsexp.published import PAPER_ACCURACY
-from lsexp.studies import Claim, Finding, Result, Row, Run, Trained
+from lsexp.studies import Claim, Finding, Result, Row, Run, Trained, decide, untested
 from lsexp.text import plural
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 HELP = "Table 2: accuracy, NLL and ECE against the smoothing"
 OWNED = {"loss.eps": "eps=0,0.1", "seed": "seeds=5, or seeds=0,3,7"}
+VIEW = ()
 SPLITS = ("val", "test")
 
 
@@ -70,8 +71,6 @@ UNCHANGED = Claim(
 )
 CLAIMS = (UNCHANGED,)
 """Declared before any run. Table 2 has -0.1 points on CIFAR-10 and +0.6 on CIFAR-100."""
-SEEDS_ON_CIFAR, SEEDS_ELSEWHERE = 3, 10
-"""How many decide the claim; where runs are cheap, and Table 2 has no numbers, more are asked."""
 
 
 def runs(study: Config, base: TrainConfig) -> list[Run]:
@@ -105,6 +104,11 @@ class Cell:
     train_accuracy: list[float]
 
 
+def measurements(_study: Config, _trained: Sequence[Trained]) -> list[Measurement]:
+    """None: the outputs that every run has are enough."""
+    return []
+
+
 def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     """Estimates for every eps, differences to the smallest, and what they say of the claims."""
     cells = [
@@ -124,6 +128,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     finding = _unchanged(cells, recipe, config)
     title = f"{config['data.name']}, {config['model.name']}, {recipe}, budget {config['budget']}"
     return Result(
+        recipe,
         whole,
         [finding],
         notes=_notes(cells, differences),
@@ -317,28 +322,20 @@ def _unchanged(cells: Sequence[Cell], recipe: str, config: dict[str, Any]) -> Fi
     numbers = PAPER_ACCURACY.get(recipe)
     paper = numbers[0.1].value - numbers[0.0].value if numbers else None
 
-    def untested(because: str) -> Finding:
-        return Finding(UNCHANGED, None, None, None, 0, paper, "not tested", because)
-
     if config.get("loss.spread", "uniform") != "uniform":
-        return untested("eps is spread over the other classes only; the paper spreads it over all")
+        return untested(
+            UNCHANGED,
+            paper,
+            "eps is spread over the other classes only; the paper spreads it over all",
+        )
     if not {0.0, 0.1} <= set(by_eps):
-        return untested("needs runs at eps 0 and 0.1")
+        return untested(UNCHANGED, paper, "needs runs at eps 0 and 0.1")
     hard, smooth = by_eps[0.0], by_eps[0.1]
     seeds = [seed for seed in smooth.seeds if seed in hard.seeds]
     if not seeds:
-        return untested("needs the same seeds at eps 0 and 0.1")
+        return untested(UNCHANGED, paper, "needs the same seeds at eps 0 and 0.1")
     found = paired(*(_by_seed(one, "test", "accuracy", seeds) for one in (smooth, hard))).difference
-    said = verdict(found, UNCHANGED.direction, UNCHANGED.margin)
-    least = SEEDS_ON_CIFAR if str(config["data.name"]).startswith("cifar") else SEEDS_ELSEWHERE
-    because = ""
-    if found.n < least:
-        said, because = "inconclusive", f"decided from {least} seeds on"
-    elif found.low is None:
-        because = "the differences are all alike: no interval"
-    elif said == "inconclusive":
-        because = "the interval is too wide"
-    return Finding(UNCHANGED, *found[:4], paper, said, because)
+    return decide(UNCHANGED, found, paper, str(config["data.name"]))
 
 
 def _summary(
@@ -414,78 +411,85 @@ PANELS = (
 
 
 @styled
-def draw(result: Result) -> Figure:
+def draw(_study: Config, results: Sequence[Result]) -> dict[str, Figure]:
     """Test accuracy, NLL and ECE against eps: a point a seed, the mean with its interval."""
-    figure, axes = panels(3)
+    figure, axes_RC = grid(len(results), 3)
+    for axes, result in zip(axes_RC, results, strict=True):
+        for axis, panel in zip(axes, PANELS, strict=True):
+            _draw_panel(axis, result, *panel)
+        runs_done = [row for row in result.tables["runs"] if row["status"] == "finished"]
+        seeds = len({row["seed"] for row in runs_done})
+        counts = f"{plural(len(runs_done), 'run')}, {plural(seeds, 'seed')}"
+        if len(results) == 1:
+            figure.suptitle(f"{result.title} ({counts})")
+        else:
+            axes[0].set_title(f"{result.title} ({counts})", loc="left", fontsize=8)
+    return {"eps": figure}
+
+
+def _draw_panel(axis: Any, result: Result, metric: str, factor: float, label: str) -> None:
     runs_done = [row for row in result.tables["runs"] if row["status"] == "finished"]
     estimates = result.tables["eps"]
-    for axis, (metric, factor, label) in zip(axes, PANELS, strict=True):
-        axis.plot(
-            [row["eps"] for row in runs_done],
-            [factor * row[f"test_{metric}"] for row in runs_done],
-            linestyle="none",
-            marker="o",
-            markersize=3,
-            alpha=0.5,
-            color=COLORS[7],
-            label="a seed",
-        )
-        # ECE has no interval over both: resampled examples would bias it.
-        over = "seeds" if metric == "ece" else "both"
-        rows = [
-            row
-            for row in estimates
-            if row["source"] == "ours" and (row["split"], row["metric"]) == ("test", metric)
-        ]
-        # One row for each eps: with that interval, else without any.
-        means = {row["eps"]: row | {"low": None, "high": None} for row in rows}
-        means |= {row["eps"]: row for row in rows if row["interval"] == over}
-        values = list(means.values())
-        errors = [
-            [
-                np.nan if row[end] is None else factor * abs(row[end] - row["value"])
-                for row in values
-            ]
-            for end in ("low", "high")
-        ]
-        said = "seeds and examples" if over == "both" else "seeds"
-        bars = any(row["low"] is not None for row in values)
-        axis.errorbar(
-            [row["eps"] for row in values],
-            [factor * row["value"] for row in values],
-            yerr=errors,
-            color=COLORS[0],
-            marker="_",
-            capsize=3,
-            linewidth=1,
-            label=f"mean, 95 % over {said}" if bars else "mean; no interval from one seed",
-        )
-        seeds_at = Counter(row["eps"] for row in runs_done)
-        if len(set(seeds_at.values())) > 1:
-            for row in values:
-                axis.annotate(
-                    f"n = {seeds_at[row['eps']]}",
-                    (row["eps"], factor * row["value"]),
-                    xytext=(4, 4),
-                    textcoords="offset points",
-                    fontsize=7,
-                )
-        paper = [row for row in estimates if row["source"] != "ours" and row["metric"] == metric]
-        if paper:
-            axis.errorbar(
-                [row["eps"] for row in paper],
-                [factor * row["value"] for row in paper],
-                yerr=[factor * (row["high"] - row["value"]) for row in paper],
-                color=COLORS[1],
-                linestyle="none",
-                marker="D",
-                markersize=4,
-                capsize=3,
-                label="paper (on val)",
+    axis.plot(
+        [row["eps"] for row in runs_done],
+        [factor * row[f"test_{metric}"] for row in runs_done],
+        linestyle="none",
+        marker="o",
+        markersize=3,
+        alpha=0.5,
+        color=COLORS[7],
+        label="a seed",
+    )
+    # ECE has no interval over both: resampled examples would bias it.
+    over = "seeds" if metric == "ece" else "both"
+    rows = [
+        row
+        for row in estimates
+        if row["source"] == "ours" and (row["split"], row["metric"]) == ("test", metric)
+    ]
+    # One row for each eps: with that interval, else without any.
+    means = {row["eps"]: row | {"low": None, "high": None} for row in rows}
+    means |= {row["eps"]: row for row in rows if row["interval"] == over}
+    values = list(means.values())
+    errors = [
+        [np.nan if row[end] is None else factor * abs(row[end] - row["value"]) for row in values]
+        for end in ("low", "high")
+    ]
+    said = "seeds and examples" if over == "both" else "seeds"
+    bars = any(row["low"] is not None for row in values)
+    axis.errorbar(
+        [row["eps"] for row in values],
+        [factor * row["value"] for row in values],
+        yerr=errors,
+        color=COLORS[0],
+        marker="_",
+        capsize=3,
+        linewidth=1,
+        label=f"mean, 95 % over {said}" if bars else "mean; no interval from one seed",
+    )
+    seeds_at = Counter(row["eps"] for row in runs_done)
+    if len(set(seeds_at.values())) > 1:
+        for row in values:
+            axis.annotate(
+                f"n = {seeds_at[row['eps']]}",
+                (row["eps"], factor * row["value"]),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=7,
             )
-        axis.set_xlabel("eps (smoothing)")
-        axis.set_ylabel(label)
-        axis.legend(fontsize=7)
-    seeds = len({row["seed"] for row in runs_done})
-    figure.suptitle(f"{result.title} ({plural(len(runs_done), 'run')}, {plural(seeds, 'seed')})")
-    return figure
+    paper = [row for row in estimates if row["source"] != "ours" and row["metric"] == metric]
+    if paper:
+        axis.errorbar(
+            [row["eps"] for row in paper],
+            [factor * row["value"] for row in paper],
+            yerr=[factor * (row["high"] - row["value"]) for row in paper],
+            color=COLORS[1],
+            linestyle="none",
+            marker="D",
+            markersize=4,
+            capsize=3,
+            label="paper (on val)",
+        )
+    axis.set_xlabel("eps (smoothing)")
+    axis.set_ylabel(label)
+    axis.legend(fontsize=7)

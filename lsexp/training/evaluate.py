@@ -1,10 +1,12 @@
 """Forward passes over a split, in float32 whatever the training precision.
 
 bf16 logits have eight significant bits, too few for calibration.
-Shape letters: N images, K classes.
+Shape letters: N images, D features, K classes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +26,17 @@ come fresh from the kernel, page by page.
 @torch.no_grad()
 def logits_of(model: nn.Module, preprocess: Preprocess, images: Images) -> Tensor:
     """Logits float32 [N, K] on the device, in evaluation mode, images unaugmented."""
+    return torch.cat([logits_BK for logits_BK, _ in passes(model, preprocess, images)])
+
+
+@torch.no_grad()
+def passes(
+    model: nn.Module, preprocess: Preprocess, images: Images
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and features of all images, batch by batch, in evaluation mode, unaugmented."""
     with evaluating(model):
-        return torch.cat([model(preprocess(part))[0] for part in images.parts(BATCH)])
+        for part in images.parts(BATCH):
+            yield model(preprocess(part))
 
 
 def accuracy_and_nll(logits_NK: Tensor, labels_N: Tensor) -> tuple[float, float]:

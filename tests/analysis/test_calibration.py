@@ -1,19 +1,32 @@
-"""Scores of probabilities, against hand-worked cases, torch, torchmetrics and scikit-learn."""
+"""Scores of probabilities: by hand, against torch, torchmetrics, scikit-learn, SciPy and netcal."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import brier_score_loss
-from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_calibration_error,
+)
 
 from lsexp.analysis.calibration import (
     BINS,
+    adaptive_ece,
     brier,
+    classwise_ece,
+    confidence_gap,
     debiased_ece,
     ece,
     ece_floor,
+    ece_of,
+    mce,
     nll,
+    reliability,
+    sampling_band,
     scores,
     softmax,
     top_label,
@@ -299,3 +312,288 @@ def test_the_floor_by_hand():
 def test_the_floor_of_many_examples_is_that_of_a_normal_distribution():
     normal = np.sqrt(2 / np.pi * 0.9 * 0.1 / 10**6)
     assert ece_floor(np.full(10**6, 0.9)) == pytest.approx(normal, rel=1e-4)
+
+
+OF_TOP_LABEL = [reliability, mce, adaptive_ece, confidence_gap, debiased_ece]
+
+PAIRS = st.lists(
+    st.tuples(
+        st.one_of(st.floats(0, 1), st.sampled_from([k / BINS for k in range(BINS + 1)])),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+def columns(pairs):
+    """Confidence and correct from `PAIRS`."""
+    return tuple(np.array(column) for column in zip(*pairs, strict=True))
+
+
+def test_reliability_by_hand():
+    # (0, 1/4]: 0 and .25, one right; (1/4, 1/2] is empty; (1/2, 3/4]: .75, wrong; the last: 1 and
+    # .8, both right.
+    confidence = np.array([0.0, 0.25, 0.75, 1.0, 0.8])
+    found = reliability(confidence, np.array([False, True, False, True, True]), bins=4)
+    assert found.low.tolist() == [0, 0.25, 0.5, 0.75]
+    assert found.high.tolist() == [0.25, 0.5, 0.75, 1]
+    assert found.n.tolist() == [2, 0, 1, 2]
+    np.testing.assert_allclose(found.confidence, [0.125, np.nan, 0.75, 0.9])
+    np.testing.assert_allclose(found.accuracy, [0.5, np.nan, 0, 1])
+
+
+@pytest.mark.parametrize("k", range(1, BINS + 1))
+def test_reliability_has_an_edge_in_the_bin_below(k):
+    found = reliability(np.array([k / BINS]), np.array([True]))
+    assert np.flatnonzero(found.n).tolist() == [k - 1]
+    assert found.high[k - 1] == k / BINS
+
+
+@settings(max_examples=200, deadline=None)
+@given(PAIRS)
+def test_ece_and_mce_are_the_mean_and_the_largest_gap_of_reliability(pairs):
+    confidence, correct = columns(pairs)
+    found = reliability(confidence, correct)
+    gap = np.abs(found.accuracy - found.confidence)
+    assert found.n.sum() == len(pairs)
+    assert np.array_equal(np.isnan(gap), found.n == 0)
+    assert ece_of(confidence, correct) == pytest.approx(np.nansum(found.n * gap) / len(pairs))
+    assert mce(confidence, correct) == np.nanmax(gap)
+
+
+@settings(max_examples=200, deadline=None)
+@given(PAIRS)
+def test_the_gap_of_the_means_is_at_most_ece_and_ece_at_most_mce(pairs):
+    confidence, correct = columns(pairs)
+    gap, rounding = abs(confidence_gap(confidence, correct)), 1e-12
+    assert gap <= ece_of(confidence, correct) + rounding
+    assert gap <= adaptive_ece(confidence, correct) + rounding
+    assert ece_of(confidence, correct) <= mce(confidence, correct) + rounding
+
+
+@settings(max_examples=200, deadline=None)
+@given(PAIRS, st.randoms(use_true_random=False))
+def test_adaptive_ece_does_not_depend_on_the_order_of_ties(pairs, random):
+    found = adaptive_ece(*columns(pairs), bins=4)
+    random.shuffle(pairs)
+    assert adaptive_ece(*columns(pairs), bins=4) == pytest.approx(found, abs=1e-12)
+
+
+def test_the_band_by_hand():
+    # .85 and .95, one example each: none right has a chance of 15 % and 5 %. Of .99 it has 1 %.
+    low, high = sampling_band(np.array([0.85, 0.95]), bins=10)
+    assert np.isnan(low[:8]).all()
+    assert np.isnan(high[:8]).all()
+    assert low[8:].tolist() == [0, 0]
+    assert high[8:].tolist() == [1, 1]
+    assert [end[-1] for end in sampling_band(np.array([0.99]))] == [1, 1]
+    # Four of .75: 0..4 right with 1, 12, 54, 108 and 81 of 256. 13/256 is more than 2.5 %.
+    assert [end[11] for end in sampling_band(np.full(4, 0.75))] == [0.25, 1]
+
+
+@pytest.mark.parametrize("count", [1, 7, 300, 20_000])
+def test_the_band_is_that_of_scipys_binomial_distribution(count):
+    confidence = np.random.RandomState(count).uniform(0.1, 1, size=count)
+    found = reliability(confidence, np.zeros(count))
+    for b, (low, high) in enumerate(zip(*sampling_band(confidence), strict=True)):
+        if found.n[b]:
+            expected = stats.binom(found.n[b], found.confidence[b]).ppf([0.025, 0.975])
+            assert (low * found.n[b], high * found.n[b]) == pytest.approx(tuple(expected))
+        else:
+            assert np.isnan([low, high]).all()
+
+
+def test_a_calibrated_model_stays_in_its_band():
+    confidence, correct = drawn(12, gap=0.0, count=200)
+    outside = []
+    for c, r in zip(confidence, correct, strict=True):
+        low, high = sampling_band(c)
+        accuracy = reliability(c, r).accuracy
+        outside.append(((accuracy < low) | (accuracy > high))[~np.isnan(low)])
+    # 8 bins of some 250 examples; the smallest possible step is 1/250.
+    assert 0.02 < np.mean(np.concatenate(outside)) < 0.055
+
+
+def test_a_certain_model_has_no_band():
+    low, high = sampling_band(np.ones(50))
+    assert (low[-1], high[-1]) == (1, 1)
+    low, high = sampling_band(np.zeros(50))
+    assert (low[0], high[0]) == (0, 0)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_mce_is_that_of_torchmetrics(classes, spread):
+    logits, labels = random_case(13, classes=classes, spread=spread)
+    probabilities = softmax(logits)
+    # It works in float32, and gives a confidence of 1 a bin of its own.
+    below_1 = probabilities.max(axis=1).astype(np.float32) < 1
+    probabilities, labels = probabilities[below_1], labels[below_1]
+    assert below_1.mean() > 0.5
+    expected = multiclass_calibration_error(
+        torch.from_numpy(probabilities),
+        torch.from_numpy(labels),
+        num_classes=classes,
+        n_bins=15,
+        norm="max",
+    )
+    assert mce(*top_label(probabilities, labels)) == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_mce_by_hand():
+    # (14/15, 1]: 1 and .96, one right: |1/2 - .98|. (7/15, 8/15]: .5, right.
+    assert mce(np.array([1.0, 0.96, 0.5]), np.array([1, 0, 1])) == pytest.approx(0.5)
+    assert mce(np.array([1.0, 0.96]), np.array([1, 0])) == pytest.approx(0.48)
+
+
+@pytest.mark.parametrize("bins", [1, 2, 15])
+def test_adaptive_ece_is_that_of_equal_stretches_of_the_sorted_examples(bins):
+    rng = np.random.RandomState(14)
+    confidence = rng.uniform(0.3, 1, size=300)
+    correct = rng.uniform(size=300) < 0.7
+    order = np.argsort(confidence)
+    gaps = (correct.astype(float) - confidence)[order]
+    expected = sum(abs(part.sum()) for part in np.array_split(gaps, bins)) / 300
+    assert adaptive_ece(confidence, correct, bins) == pytest.approx(expected)
+
+
+def test_adaptive_ece_of_ties_by_hand():
+    # Middles of the ranks: .5 has 0, the three of .9 have 2 of 0..3, the upper half.
+    confidence, correct = np.array([0.9, 0.5, 0.9, 0.9]), np.array([1, 0, 1, 0])
+    assert adaptive_ece(confidence, correct, bins=2) == pytest.approx(
+        (abs(0 - 0.5) + abs(2 - 2.7)) / 4
+    )
+    # All equal: one bin, whatever their number.
+    assert adaptive_ece(np.full(9, 0.7), np.arange(9) < 6) == pytest.approx(0.7 - 6 / 9)
+
+
+def test_adaptive_ece_of_few_examples_takes_each_for_itself():
+    found = adaptive_ece(np.array([0.9, 0.91, 0.92]), np.array([1, 0, 1]))
+    assert found == pytest.approx((0.1 + 0.91 + 0.08) / 3)
+
+
+def test_adaptive_ece_sees_what_one_bin_hides():
+    # All in (14/15, 1], right as often as said on average: those of .94 always, of 1 94 of 100.
+    confidence = np.repeat([0.94, 1.0], 100)
+    correct = np.arange(200) < 194
+    assert ece_of(confidence, correct) == pytest.approx(0)
+    assert adaptive_ece(confidence, correct, bins=2) == pytest.approx(0.06)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_classwise_ece_is_the_mean_of_torchmetrics_for_each_class_against_the_rest(classes):
+    logits, labels = random_case(15, classes=classes, spread=1.0)
+    probabilities = softmax(logits)
+    parts = [
+        binary_calibration_error(
+            torch.from_numpy(probabilities[:, k].copy()),
+            torch.from_numpy((labels == k).astype(int)),
+            n_bins=15,
+            norm="l1",
+        )
+        for k in range(classes)
+    ]
+    assert classwise_ece(probabilities, labels) == pytest.approx(np.mean(parts), abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 100])
+def test_classwise_ece_by_hand(classes):
+    labels = np.arange(classes)
+    certain = np.eye(classes)
+    assert classwise_ece(certain, labels) == 0
+    # Always the next class: of each class two examples are wrong by 1.
+    assert classwise_ece(certain, (labels + 1) % classes) == pytest.approx(2 / classes)
+    # The base rate is calibrated, and tells nothing.
+    assert classwise_ece(np.full((classes, classes), 1 / classes), labels) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_errors_are_those_of_netcal(classes, spread):
+    metrics = pytest.importorskip("netcal.metrics")
+    logits, labels = random_case(18, count=600, classes=classes, spread=spread)
+    confidence, correct = top_label(softmax(logits), labels)
+    case = confidence, correct.astype(int)
+    assert ece_of(*case) == pytest.approx(metrics.ECE(15).measure(*case), abs=1e-12)
+    assert mce(*case) == pytest.approx(metrics.MCE(15).measure(*case), abs=1e-12)
+    equal_mass = metrics.ECE(15, equal_intervals=False).measure(*case)
+    assert adaptive_ece(*case) == pytest.approx(equal_mass, abs=1e-12)
+    # Theirs is the mean over bins that are not empty.
+    found = reliability(*case)
+    unweighted = np.nanmean(np.abs(found.accuracy - found.confidence))
+    assert unweighted == pytest.approx(metrics.ACE(15).measure(*case), abs=1e-12)
+
+
+def test_classwise_ece_does_not_depend_on_names_of_classes():
+    logits, labels = random_case(16)
+    names = np.random.RandomState(1).permutation(10)
+    renamed = np.empty_like(logits)
+    renamed[:, names] = logits
+    found = classwise_ece(softmax(renamed), names[labels])
+    assert found == pytest.approx(classwise_ece(softmax(logits), labels))
+
+
+def test_the_confidence_gap_is_positive_where_a_model_is_overconfident():
+    confidence = np.array([0.9, 0.7, 0.8, 0.6])
+    assert confidence_gap(confidence, np.array([1, 0, 1, 0])) == pytest.approx(0.25)
+    assert confidence_gap(confidence, np.ones(4)) == pytest.approx(-0.25)
+    assert abs(confidence_gap(confidence, np.ones(4))) == pytest.approx(
+        ece_of(confidence, np.ones(4), bins=1)
+    )
+
+
+@pytest.mark.parametrize("correct", [True, False])
+@pytest.mark.parametrize("confidence", [0.01, 0.5, 14 / 15, 1.0])
+def test_every_error_of_one_example_is_its_gap(confidence, correct):
+    one = np.array([confidence]), np.array([correct])
+    expected = abs(confidence - correct)
+    for measure in (ece_of, mce, adaptive_ece, debiased_ece):
+        assert measure(*one) == pytest.approx(expected)
+    assert confidence_gap(*one) == pytest.approx(confidence - correct)
+
+
+@pytest.mark.parametrize("correct", [True, False])
+@pytest.mark.parametrize("classes", [2, 100])
+def test_errors_where_all_are_right_or_all_wrong(classes, correct):
+    logits, _ = random_case(17, classes=classes)
+    probabilities = softmax(logits)
+    labels = probabilities.argmax(1) if correct else probabilities.argmin(1)
+    confidence, found = top_label(probabilities, labels)
+    assert (found == correct).all()
+    expected = np.abs(confidence - correct).mean()
+    assert ece_of(confidence, found) == pytest.approx(expected)
+    assert adaptive_ece(confidence, found) == pytest.approx(expected)
+    assert abs(confidence_gap(confidence, found)) == pytest.approx(expected)
+    assert mce(confidence, found) >= expected
+
+
+def test_float32_confidences_are_taken_as_float64():
+    confidence = np.array([0.9, 0.3, 0.75, 1.0, np.nextafter(np.float32(1), 2)], np.float32)
+    correct = np.array([True, False, True, True, True])
+    for measure in (ece_of, mce, adaptive_ece, confidence_gap, debiased_ece):
+        found = measure(confidence, correct)
+        assert found == pytest.approx(measure(confidence.astype(float), correct), abs=1e-15)
+    assert reliability(confidence, correct).confidence.dtype == np.float64
+    assert sampling_band(confidence)[1][-1] == 1
+
+
+@pytest.mark.parametrize("measure", OF_TOP_LABEL)
+def test_what_is_no_probability_is_an_error(measure):
+    for confidence in ([], [0.5, 0.5]):
+        with pytest.raises(ValueError, match="confidences for 1 examples"):
+            measure(np.array(confidence), np.array([True]))
+    for confidence in ([3.2], [-0.1], [np.nan]):
+        with pytest.raises(ValueError, match="are these logits"):
+            measure(np.array(confidence), np.array([True]))
+
+
+def test_what_are_no_probabilities_of_classes_is_an_error():
+    with pytest.raises(ValueError, match="are these logits"):
+        classwise_ece(np.array([[2.0, -1.0]]), np.array([0]))
+    with pytest.raises(ValueError, match="confidences for"):
+        classwise_ece(np.array([[0.5, 0.5]]), np.array([0, 1]))
+    with pytest.raises(ValueError, match="confidences for 0"):
+        classwise_ece(np.empty((0, 2)), np.array([], int))
+    with pytest.raises(ValueError, match="confidences for 0"):
+        sampling_band(np.array([]))

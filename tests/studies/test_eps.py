@@ -59,6 +59,10 @@ def analyzed(right_by_eps, recipe="digits_mlp"):
     return eps.analyze(eps.Config(eps=list(right_by_eps), seeds=seeds), trained, recipe)
 
 
+def drawn(*results):
+    return eps.draw(eps.Config(), results)["eps"]
+
+
 def only(rows, **keys):
     [row] = [row for row in rows if all(row[name] == value for name, value in keys.items())]
     return row
@@ -181,7 +185,7 @@ def test_the_finding_follows_the_declared_rule(hard, smooth, verdict):
     assert finding.claim is eps.UNCHANGED
     assert finding.verdict == verdict
     if hard == smooth:
-        assert finding.because == "the differences are all alike: no interval"
+        assert finding.because == "the values are all alike: no interval"
 
 
 def test_elsewhere_than_on_the_papers_data_ten_seeds_decide():
@@ -221,14 +225,14 @@ def test_without_the_smallest_eps_there_are_no_differences_and_that_is_said():
 
 
 def test_the_figure_invents_no_interval_and_tells_n_where_it_differs():
-    accuracy = eps.draw(analyzed({0.0: [30], 0.1: [33]})).axes[0]
+    accuracy = drawn(analyzed({0.0: [30], 0.1: [33]})).axes[0]
     labels = [text.get_text() for text in accuracy.get_legend().get_texts()]
     assert "mean; no interval from one seed" in labels
     ends = [
         point[1] for bars in accuracy.collections for line in bars.get_segments() for point in line
     ]
     assert np.isnan(ends).all()
-    accuracy = eps.draw(analyzed({0.0: [30, 31], 0.1: [33, None]})).axes[0]
+    accuracy = drawn(analyzed({0.0: [30, 31], 0.1: [33, None]})).axes[0]
     assert sorted(text.get_text() for text in accuracy.texts) == ["n = 1", "n = 2"]
 
 
@@ -256,7 +260,7 @@ def test_the_papers_numbers_come_first_where_it_has_any():
 
 def test_the_figure_has_a_point_a_seed_and_the_papers():
     result = analyzed({0.0: [30, 31], 0.1: [31, 33]}, recipe="cifar10_alexnet")
-    figure = eps.draw(result)
+    figure = drawn(result)
     accuracy, _, ece = figure.axes
     assert [axis.get_ylabel() for axis in figure.axes] == [
         "test accuracy (%)",
@@ -272,12 +276,23 @@ def test_the_figure_has_a_point_a_seed_and_the_papers():
     assert "2 seeds" in figure.get_suptitle()
 
 
+def test_several_recipes_are_rows_of_one_figure():
+    first, second = analyzed({0.0: [30, 31]}), analyzed({0.0: [20]}, recipe="cifar10_alexnet")
+    figure = drawn(first, second)
+    assert len(figure.axes) == 6
+    assert [axis.get_title(loc="left") for axis in figure.axes[::3]] == [
+        "cifar10, up, digits_mlp, budget cpu (2 runs, 2 seeds)",
+        "cifar10, up, cifar10_alexnet, budget cpu (1 run, 1 seed)",
+    ]
+
+
 def test_every_study_keeps_to_the_interface():
     for name in studies.names():
         module = studies.study(name, "lsexp sweep")
-        for item in ("HELP", "Config", "OWNED", "CLAIMS", "runs", "analyze", "draw"):
+        for item in studies.Study.__annotations__:
             assert hasattr(module, item), (name, item)
         keys = {key for key, _, _ in walk(module.Config())}
+        assert set(module.VIEW) <= keys
         assert all(replacement.partition("=")[0] in keys for replacement in module.OWNED.values())
         assert {claim.direction for claim in module.CLAIMS} <= {"above", "below", "within"}
 

@@ -1,0 +1,157 @@
+"""Three classes in the plane of their templates, as the paper's Figure 1 shows them (section 2).
+
+With a 1 appended to the penultimate activations x and the bias to the weights w_k, the logits are
+x^T w_k; w_k is the template of class k. ||x - w_k||^2 = x^T x - 2 x^T w_k + w_k^T w_k: smoothing
+asks that x be close to the template of its class and equally far from all others.
+Shape letters: N examples, D features, E = D + 1 with what is appended, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Plane(NamedTuple):
+    """A plane in the space of activations.
+
+    origin_E: where its coordinates are 0; basis_E2: orthonormal columns.
+    """
+
+    origin_E: np.ndarray
+    basis_E2: np.ndarray
+
+
+def templates(weight_KD: np.ndarray, bias_K: np.ndarray) -> np.ndarray:
+    """Weights and bias of each class, float64 [K, E]."""
+    return np.column_stack([weight_KD, bias_K]).astype(np.float64)
+
+
+def activations(features_ND: np.ndarray) -> np.ndarray:
+    """Inputs of the last layer with the 1 that meets the bias, float64 [N, E]."""
+    return np.column_stack([features_ND, np.ones(len(features_ND))]).astype(np.float64)
+
+
+def plane_of(templates_3E: np.ndarray) -> Plane:
+    """The plane through three templates, as in section 2 of the paper.
+
+    1. The paper gives neither an origin nor axes; a picture of the same shape may be turned,
+       mirrored and moved. Here the origin is the templates' mean, the first axis points from the
+       first template to the second, and the third lies on the side of positive y, whatever signs
+       a QR factorisation happens to give.
+    2. Distances in the plane are those in the space of activations: two pictures can be compared.
+
+    Raises:
+        ValueError: the templates lie on a line, as those of an untrained layer of zeros do.
+
+    >>> plane = plane_of(np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [1.0, 0.0, -3.0]]))
+    >>> project(plane, np.array([[2.0, 5.0, 0.0], [1.0, 7.0, -3.0]])).round(6).tolist()
+    [[1.0, -1.0], [0.0, 2.0]]
+    """
+    sides_E2 = (templates_3E[1:] - templates_3E[0]).T
+    basis_E2, triangle_22 = np.linalg.qr(sides_E2)
+    diagonal = np.diag(triangle_22)
+    if not np.abs(diagonal).min() > 1e-9 * np.abs(triangle_22).max():
+        raise ValueError("the three templates lie on a line: there is no plane through them")
+    return Plane(templates_3E.mean(0), basis_E2 * np.sign(diagonal))
+
+
+def principal_plane(templates_3E: np.ndarray, points_NE: np.ndarray) -> Plane:
+    """The two directions of most variance of some points, within the span of three templates.
+
+    The picture of LuoJiaji's and of Chandrasegaran et al.'s code (ICML 2022), which is another
+    than the paper's: the span has three dimensions, and what is seen of it depends on the points.
+    Each axis points to where the third moment of the points is positive, so that equal data give
+    equal pictures.
+
+    Args:
+        points_NE: activations of the training images of the three classes; their mean is the
+            origin.
+
+    Raises:
+        ValueError: the templates span less than three dimensions.
+    """
+    span_E3, triangle_33 = np.linalg.qr(templates_3E.T)
+    diagonal = np.abs(np.diag(triangle_33))
+    if not diagonal.min() > 1e-9 * np.abs(triangle_33).max():
+        raise ValueError("the three templates span less than three dimensions")
+    center_E = points_NE.mean(0)
+    within_N3 = (points_NE - center_E) @ span_E3
+    _, directions_33 = np.linalg.eigh(within_N3.T @ within_N3)
+    basis_E2 = span_E3 @ directions_33[:, [2, 1]]
+    third_2 = (((points_NE - center_E) @ basis_E2) ** 3).sum(0)
+    return Plane(center_E, basis_E2 * np.where(third_2 < 0, -1.0, 1.0))
+
+
+def project(plane: Plane, points_NE: np.ndarray) -> np.ndarray:
+    """Coordinates in the plane, float64 [N, 2], in the unit of the activations."""
+    coordinates_N2: np.ndarray = (points_NE - plane.origin_E) @ plane.basis_E2
+    return coordinates_N2
+
+
+def tsne(features_ND: np.ndarray, seed: int = 0) -> np.ndarray:
+    """t-SNE of features (van der Maaten and Hinton 2008), float64 [N, 2]; scikit-learn's.
+
+    Distances in it mean little and its scale nothing: no number is taken from it.
+    """
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(features_ND) - 1) / 3)
+    picture = TSNE(init="pca", perplexity=perplexity, random_state=seed)
+    found: np.ndarray = picture.fit_transform(np.asarray(features_ND, np.float64))
+    return found.astype(np.float64)
+
+
+def scatter(points_ND: np.ndarray, labels_N: np.ndarray) -> tuple[float, float]:
+    """Mean squared distances: of examples to the mean of their class, of these to their mean.
+
+    1. Classes count alike, however many examples each has.
+    2. Their ratio has no unit; 0 is the collapse of every class to a point.
+
+    Returns:
+        (within, between), in squared units of the points.
+
+    >>> scatter(np.array([[0.0], [2.0], [10.0], [10.0]]), np.array([0, 0, 1, 1]))
+    (0.5, 20.25)
+    """
+    classes = np.unique(labels_N)
+    means, within = [], []
+    for k in classes:
+        members = points_ND[labels_N == k]
+        means.append(members.mean(0))
+        within.append(((members - means[-1]) ** 2).sum(1).mean())
+    means_KD = np.stack(means)
+    between = ((means_KD - means_KD.mean(0)) ** 2).sum(1).mean()
+    return float(np.mean(within)), float(between)
+
+
+def sides(templates_3E: np.ndarray) -> np.ndarray:
+    """Lengths of the triangle's sides, float64 [3]: first to second, first to third, second to
+    third template. Equal for a regular one."""
+    first, second, third = templates_3E
+    pairs = ((first, second), (first, third), (second, third))
+    return np.array([float(np.linalg.norm(a - b)) for a, b in pairs])
+
+
+def distances(points_NE: np.ndarray, templates_KE: np.ndarray) -> np.ndarray:
+    """Distance of each example to each template, float64 [N, K].
+
+    By ||x||^2 - 2 x^T w + ||w||^2, as in section 2, without N x K x E numbers at once.
+
+    >>> distances(np.array([[3.0, 4.0]]), np.array([[0.0, 0.0], [3.0, 3.0]])).tolist()
+    [[5.0, 1.0]]
+    """
+    squared_NK = (
+        (points_NE**2).sum(1)[:, None]
+        - 2 * points_NE @ templates_KE.T
+        + (templates_KE**2).sum(1)[None, :]
+    )
+    found: np.ndarray = np.sqrt(np.maximum(squared_NK, 0))
+    return found
+
+
+def kept(plane: Plane, points_NE: np.ndarray) -> float:
+    """Share of the points' variance that a plane shows, 0..1; 0 where they do not vary."""
+    whole = float(points_NE.var(0).sum())
+    return float(project(plane, points_NE).var(0).sum()) / whole if whole > 0 else 0.0

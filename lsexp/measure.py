@@ -1,0 +1,329 @@
+"""Forward passes over finished runs: logits and features of a split, and the head.
+
+What is measured stays beside the run, in `<run>/measured/`, under a name made of what was asked
+and of the weights that it was asked of. Such a file may be deleted; it comes back.
+Also reads what others have measured, as a file of logits.
+Nothing trains here. torch and the data are needed for what is not there yet only.
+Shape letters: N examples, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lsexp.config import CustomConfig, TrainConfig, revived
+from lsexp.errors import UserError
+from lsexp.runs.catalog import load_outputs
+from lsexp.runs.store import RunFolder, replace_file, sha256_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lsexp.data import Dataset
+
+VERSION = 1
+"""Raised by hand when the same question would be answered otherwise."""
+
+
+class Measurement(NamedTuple):
+    """What to measure.
+
+    Attributes:
+        split: train, val or test; images as in evaluation, unaugmented.
+        classes: of which classes, by index; None: of all.
+        per_class: the first so many images of each of these, in the order of the split, which is
+            that of their contents and so means nothing; None: all.
+        step: of the snapshot after so many updates; None: of the final weights.
+    """
+
+    split: str
+    classes: tuple[int, ...] | None = None
+    per_class: int | None = None
+    step: int | None = None
+
+
+class Measured(NamedTuple):
+    """What a network says of some images.
+
+    logits_NK: float32, unscaled; features_ND: float32, the input of the last linear layer;
+    labels_N: int64; indices_N: int64, among the canonical images of train and val, or of test;
+    weight_KD, bias_K: float32, of that layer (a bias of 0 where it has none).
+    """
+
+    logits_NK: np.ndarray
+    features_ND: np.ndarray
+    labels_N: np.ndarray
+    indices_N: np.ndarray
+    weight_KD: np.ndarray
+    bias_K: np.ndarray
+
+
+def measure(
+    path: Path, asked: Sequence[Measurement], data_dir: str | None = None
+) -> list[Measured]:
+    """What is asked of a finished run, read from beside it or measured and left there.
+
+    Args:
+        path: the run folder.
+        data_dir: where its data set is now; None: where it was then, if that is a folder still,
+            else the default.
+
+    Raises:
+        UserError: files of the run are missing or changed, the data are not those that it was
+            trained on, it has no such snapshot, or the split has no images.
+    """
+    metrics = RunFolder(path).verified_metrics()
+    network: _Network | None = None
+    found = []
+    for one in asked:
+        file = _file(path, one, metrics)
+        known = _read(file)
+        if known is None:
+            network = network or _Network(path, metrics, data_dir)
+            known = network.measure(one)
+            with contextlib.suppress(OSError):  # a folder that is read-only is measured each time
+                file.parent.mkdir(exist_ok=True)
+                replace_file(file, _packed(known))
+        found.append(known)
+    return found
+
+
+def _weights(path: Path, step: int | None) -> Path:
+    return path / ("model.safetensors" if step is None else f"snapshots/step-{step}.safetensors")
+
+
+def _file(path: Path, asked: Measurement, metrics: dict[str, Any]) -> Path:
+    """Where the answer is kept."""
+    weights = _weights(path, asked.step)
+    checksum = metrics["checksums"].get(weights.relative_to(path).as_posix())
+    if checksum is None:
+        if not weights.is_file():
+            raise UserError(f"{weights}: the run has no such snapshot", exit_code=1)
+        checksum = sha256_of(weights)
+    question = [VERSION, checksum, metrics["identity"]["data.digest"], asked]
+    digest = hashlib.sha256(json.dumps(question).encode()).hexdigest()[:12]
+    when = "end" if asked.step is None else f"step-{asked.step}"
+    return path / "measured" / f"{asked.split}-{when}-{digest}.safetensors"
+
+
+def _packed(found: Measured) -> bytes:
+    from safetensors.numpy import save
+
+    arrays = {name: np.ascontiguousarray(part) for name, part in found._asdict().items()}
+    return save(arrays, metadata={"sha256": _checksum(arrays)})
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _read(file: Path) -> Measured | None:
+    """None where it is not there, or not whole any more."""
+    from safetensors import safe_open
+
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            right = (opened.metadata() or {}).get("sha256") == _checksum(arrays)
+        return Measured(**arrays) if right else None
+    except Exception:  # safetensors' own kinds, and names that are not ours
+        return None
+
+
+def read_logits(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Logits and labels of anybody's network, by split (val, test).
+
+    Args:
+        path: .npz with `val_logits` [N, K], `val_labels` [N] (classes by number) and the same of
+            test; or `logits` and `labels`, of images held out, which count as val.
+
+    Raises:
+        UserError: no such file, or an array that is missing or not of this kind.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened) as file:
+            arrays = {name.replace(".", "_"): file[name] for name in file.files}
+    except OSError as error:
+        raise UserError(f"logits={path}: {error.strerror or error}", exit_code=1) from error
+    except Exception as error:  # zipfile's, numpy's, pickle's own kinds
+        raise UserError(f"logits={path}: is no .npz of arrays ({error})", exit_code=1) from error
+    names = {"val": ("val_", ""), "test": ("test_",)}
+    found = {}
+    for split, prefixes in names.items():
+        prefix = next((p for p in prefixes if f"{p}logits" in arrays), None)
+        if prefix is not None:
+            if f"{prefix}labels" not in arrays:
+                raise UserError(f"logits={path}: has {prefix}logits but no {prefix}labels")
+            pair = arrays[f"{prefix}logits"], arrays[f"{prefix}labels"]
+            found[split] = _checked_pair(path, prefix, *pair)
+    if not found:
+        raise UserError(
+            f"logits={path}: must hold val_logits and val_labels, test_logits and test_labels, or "
+            f"logits and labels; it holds {', '.join(arrays) or 'nothing'}"
+        )
+    if len({logits.shape[1] for logits, _ in found.values()}) > 1:
+        raise UserError(f"logits={path}: val and test are of different numbers of classes")
+    return found
+
+
+def _checked_pair(
+    path: Path, prefix: str, logits: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    where = f"logits={path}: {prefix}"
+    if logits.ndim != 2 or logits.shape[1] < 2 or not np.issubdtype(logits.dtype, np.floating):
+        raise UserError(
+            f"{where}logits: must be floating-point [N, K], not {logits.dtype} {logits.shape}"
+        )
+    if not np.isfinite(logits).all():
+        raise UserError(f"{where}logits: has values that are not finite")
+    if logits.min() >= 0 and np.allclose(logits.sum(1), 1, atol=1e-3):
+        raise UserError(f"{where}logits: are probabilities; their logarithms are logits")
+    if labels.shape != logits.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"{where}labels: must be {len(logits)} whole numbers, one for each row of logits, not "
+            f"{labels.dtype} {labels.shape}"
+        )
+    if len(labels) < 4:
+        raise UserError(f"{where}labels: {len(labels)} examples are too few")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise UserError(
+            f"{where}labels: must be 0 to {logits.shape[1] - 1}, the columns of logits, not "
+            f"{labels.min()} to {labels.max()}"
+        )
+    return logits, labels.astype(np.int64)
+
+
+class _Network:
+    """A run's network and data, ready to be asked."""
+
+    def __init__(self, path: Path, metrics: dict[str, Any], data_dir: str | None):
+        from lsexp.data import load
+        from lsexp.data.batches import Images, Preprocess
+        from lsexp.training.hardware import default_threads, prepare, resolve_device
+
+        self.path = path
+        self.config: TrainConfig = revived(metrics["config"])
+        then = self.config.data_dir
+        here = data_dir or (then if then is not None and Path(then).is_dir() else None)
+        self.dataset: Dataset = load(self.config.data, here)
+        if self.dataset.digest != metrics["identity"]["data.digest"]:
+            raise UserError(
+                f"{path.name}: was trained on other data than {self.dataset.name} holds now; "
+                f"data_dir= names the folder of those",
+                exit_code=1,
+            )
+        self._check_source(metrics)
+        self.device = resolve_device("auto")
+        prepare(self.device, default_threads())
+        self.outputs = load_outputs(path)
+        arrays = self.dataset.arrays
+        train = Images.on(
+            self.device, arrays.train_images, arrays.train_labels, self.outputs["train.indices"]
+        )
+        self.preprocess = Preprocess.fit(
+            self.config.data.normalize, train, self.config.augment.crop
+        )
+
+    def _check_source(self, metrics: dict[str, Any]) -> None:
+        from lsexp.models.foreign import source_digest
+
+        model = self.config.model
+        if isinstance(model, CustomConfig):
+            now, then = source_digest(model.target), metrics["identity"]["model.source"]
+            if now != then:
+                raise UserError(
+                    f"model.target={model.target}: its source has changed since "
+                    f"{self.path.name} was trained; what that network does is not known any more",
+                    exit_code=1,
+                )
+
+    def _model(self, step: int | None) -> nn.Module:
+        from safetensors.torch import load_file
+
+        from lsexp.data.batches import generator, input_shape
+        from lsexp.models import build_model
+
+        model = build_model(
+            self.config.model,
+            input_shape(self.dataset.image_shape, self.config.augment),
+            self.dataset.num_classes,
+            init=generator(0, "init"),
+            dropout=generator(0, "dropout"),
+        )
+        weights = _weights(self.path, step)
+        try:
+            model.load_state_dict(load_file(weights))
+        except Exception as error:  # safetensors' own kinds, or another network's
+            raise UserError(f"{weights}: damaged ({error})", exit_code=1) from error
+        return model.to(self.device)
+
+    def measure(self, asked: Measurement) -> Measured:
+        import torch
+
+        from lsexp.data.batches import Images
+        from lsexp.training.evaluate import passes
+
+        arrays, split = self.dataset.arrays, asked.split
+        indices = self.outputs.get(f"{split}.indices")
+        if indices is None:
+            raise UserError(
+                f"{self.path.name}: has no {split} images (data.split={self.config.data.split})",
+                exit_code=1,
+            )
+        part = "test" if split == "test" else "train"
+        images, labels = getattr(arrays, f"{part}_images"), getattr(arrays, f"{part}_labels")
+        chosen = _chosen(labels[indices], asked)
+        here = Images.on(self.device, images, labels, indices[chosen])
+        model = self._model(asked.step)
+        pairs = list(passes(model, self.preprocess, here))
+        logits, features = (_array(torch.cat(tensors)) for tensors in zip(*pairs, strict=True))
+        head = model.get_submodule(str(model.head_name))
+        assert isinstance(head, torch.nn.Linear)
+        weight = _array(head.weight)
+        bias = np.zeros(len(weight), np.float32) if head.bias is None else _array(head.bias)
+        if asked.step is None and f"{split}.logits" in self.outputs:
+            self._compare(logits, self.outputs[f"{split}.logits"][chosen], split)
+        return Measured(
+            logits, features, np.asarray(labels[indices[chosen]]), indices[chosen], weight, bias
+        )
+
+    def _compare(self, logits_NK: np.ndarray, recorded_NK: np.ndarray, split: str) -> None:
+        """Other hardware moves the last bits, no more."""
+        scale = float(np.abs(recorded_NK).max())
+        furthest = float(np.abs(logits_NK - recorded_NK).max())
+        if not furthest <= 1e-3 * scale:
+            raise UserError(
+                f"{self.path}: the network does not give the {split} logits recorded when it was "
+                f"trained (off by {furthest:.3g} of up to {scale:.3g}); `lsexp runs rm "
+                f"{self.path.name}`, and it can be trained again",
+                exit_code=1,
+            )
+
+
+def _chosen(labels_N: np.ndarray, asked: Measurement) -> np.ndarray:
+    """Positions in the split, ascending.
+
+    >>> _chosen(np.array([2, 0, 1, 0, 2, 0]), Measurement("val", (0, 2), 2)).tolist()
+    [0, 1, 3, 4]
+    """
+    classes = np.unique(labels_N) if asked.classes is None else asked.classes
+    of_class = [np.flatnonzero(labels_N == k)[: asked.per_class] for k in classes]
+    return np.sort(np.concatenate(of_class))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    found: np.ndarray = tensor.detach().float().cpu().contiguous().numpy()
+    return found

@@ -1,0 +1,204 @@
+"""The figures of calibration.py, drawn from its tables: a row, or two, for each recipe.
+
+Shape letters: S seeds, T temperatures or coverages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lsexp.figures import COLORS, grid, series_style, styled
+from lsexp.studies import Result, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SMOOTHED = "eps 0.05"
+"""Which smoothed networks Figure 2 shows, where there are any of these."""
+
+
+@styled
+def draw(bins: int, results: Sequence[Result]) -> dict[str, Figure]:
+    """All of them, by name."""
+    return {
+        "calibration": _draw_reliability(bins, results),
+        "temperatures": _draw_temperatures(results),
+        "risk_coverage": _draw_risk(results),
+    }
+
+
+def _name(row: Row) -> str:
+    return f"eps {row['eps']:g}" if "eps" in row else str(row["model"])
+
+
+def _title(result: Result) -> str:
+    """On several lines, for the side of a row."""
+    return result.title.replace(", ", "\n")
+
+
+def _reported(result: Result) -> str:
+    splits = {row["split"] for row in result.tables["reliability"]}
+    return "test" if "test" in splits else "val"
+
+
+def _columns(result: Result) -> list[tuple[str, str, str]]:
+    """Networks of Figure 2: name, temperature, title."""
+    rows = result.tables["reliability"]
+    names = list(dict.fromkeys(_name(row) for row in rows))
+    ways = {row["temperature"] for row in rows}
+    first, others = names[0], names[1:]
+    found = [(first, "1", f"{first}")]
+    if "fitted" in ways:
+        found.append((first, "fitted", f"{first}, at its temperature"))
+    if others:
+        name = SMOOTHED if SMOOTHED in others else others[0]
+        found.append((name, "1", name))
+    return found
+
+
+def _draw_reliability(bins: int, results: Sequence[Result]) -> Figure:
+    columns = max(len(_columns(result)) for result in results)
+    heights = [1.0, 0.4] * len(results)
+    figure, axes_RC = grid(len(heights), columns, width=2.7, height=2.8, heights=heights)
+    for number, result in enumerate(results):
+        upper, lower = axes_RC[2 * number], axes_RC[2 * number + 1]
+        split = _reported(result)
+        for column in range(columns):
+            if column >= len(_columns(result)):
+                upper[column].set_visible(False)
+                lower[column].set_visible(False)
+                continue
+            name, which, title = _columns(result)[column]
+            rows = [
+                row
+                for row in result.tables["reliability"]
+                if (_name(row), row["split"], row["temperature"]) == (name, split, which)
+            ]
+            _draw_diagram(upper[column], rows, bins)
+            _draw_counts(lower[column], rows, bins)
+            ece = _mean_ece(result, name, split, which)
+            upper[column].set_title(f"{title}\nECE {ece:.3f}", fontsize=9)
+        upper[0].set_ylabel(f"{_title(result)}\naccuracy", fontsize=8)
+        lower[0].set_ylabel("share of\nimages", fontsize=8)
+        upper[0].legend(fontsize=7, loc="upper left")
+    return figure
+
+
+def _mean_ece(result: Result, name: str, split: str, which: str) -> float:
+    for row in result.tables["calibration"]:
+        ours = row["source"] == "ours" and _name(row) == name
+        if ours and (row["split"], row["temperature"], row["metric"]) == (split, which, "ece"):
+            return float(row["value"])
+    raise AssertionError(f"no ECE of {name}")
+
+
+def _by_bin(rows: Sequence[Row], bins: int) -> Iterator[tuple[Sequence[Row], list[Row]]]:
+    """Rows of each bin over the seeds, and those of them that hold examples."""
+    for b in range(bins):
+        here = rows[b::bins]
+        yield here, [row for row in here if row["n"]]
+
+
+def _draw_diagram(axis: Any, rows: Sequence[Row], bins: int) -> None:
+    """Accuracy in each bin, seeds pooled; the range that sampling alone gives one network."""
+    points = []
+    for _, filled in _by_bin(rows, bins):
+        if filled:
+            n = np.array([row["n"] for row in filled])
+            columns = ("confidence", "accuracy", "calibrated_low", "calibrated_high")
+            points.append(
+                [np.average([row[name] for row in filled], weights=n) for name in columns]
+            )
+    confidence, accuracy, low, high = np.array(points).T
+    axis.plot([0, 1], [0, 1], color="0.3", linewidth=0.8, linestyle="--")
+    axis.fill_between(
+        confidence, low, high, color="black", alpha=0.15, linewidth=0, label="if calibrated, 95 %"
+    )
+    axis.vlines(confidence, confidence, accuracy, color=COLORS[1], linewidth=1.2, label="gap")
+    axis.plot(confidence, accuracy, "o-", color=COLORS[0], markersize=4, linewidth=1, label="bins")
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1)
+    axis.set_box_aspect(1)
+    axis.tick_params(labelbottom=False)
+
+
+def _draw_counts(axis: Any, rows: Sequence[Row], bins: int) -> None:
+    total = sum(row["n"] for row in rows)
+    for here, _ in _by_bin(rows, bins):
+        share = sum(row["n"] for row in here) / total
+        left, width = here[0]["low"], here[0]["high"] - here[0]["low"]
+        axis.bar(left, share, width, align="edge", color="0.6", edgecolor="white", linewidth=0.5)
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1)
+    axis.set_box_aspect(0.35)
+    axis.set_xlabel("confidence")
+
+
+def _mean_curve(rows: Sequence[Row], at: str, of: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of several seeds at the same places: these, and the mean over seeds."""
+    places: dict[float, list[float]] = {}
+    for row in rows:
+        places.setdefault(row[at], []).append(row[of])
+    return np.array(list(places)), np.array([np.mean(values) for values in places.values()])
+
+
+def _draw_temperatures(results: Sequence[Result]) -> Figure:
+    figure, axes_RC = grid(len(results), 2)
+    for axes, result in zip(axes_RC, results, strict=True):
+        rows = result.tables["temperatures"]
+        split = rows[0]["split"]
+        fitted = {
+            _name(row): row["value"]
+            for row in result.tables["calibration"]
+            if row["source"] == "ours" and row["metric"] == "temperature"
+        }
+        for axis, metric, label in zip(
+            axes, ("nll", "ece"), (f"{split} NLL (nats)", f"{split} ECE"), strict=True
+        ):
+            for number, name in enumerate(dict.fromkeys(_name(row) for row in rows)):
+                here = [row for row in rows if _name(row) == name]
+                at_T, mean_T = _mean_curve(here, "temperature", metric)
+                style = series_style(number)
+                axis.plot(at_T, mean_T, label=name, **style)
+                if at_T[0] <= fitted.get(name, 0) <= at_T[-1]:
+                    height = float(np.interp(fitted[name], at_T, mean_T))
+                    axis.plot(fitted[name], height, "o", color=style["color"], markersize=5)
+            axis.axvline(1, color="0.5", linewidth=0.8)
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.set_xlabel("temperature (dots: fitted on val)")
+            axis.set_ylabel(label)
+            axis.set_ylim(bottom=0)
+        axes[0].legend(fontsize=7)
+        axes[0].set_title(result.title, loc="left", fontsize=8)
+    return figure
+
+
+def _draw_risk(results: Sequence[Result]) -> Figure:
+    figure, axes_RC = grid(len(results), 2)
+    titles = {
+        "max_probability": "by largest probability",
+        "normalised": "by normalised logit (Xia et al. 2025)",
+    }
+    for axes, result in zip(axes_RC, results, strict=True):
+        rows = result.tables["risk_coverage"]
+        top = 0.0
+        for axis, (score, title) in zip(axes, titles.items(), strict=True):
+            of_score = [row for row in rows if row["score"] == score]
+            axis.set_visible(bool(of_score))
+            for number, name in enumerate(dict.fromkeys(_name(row) for row in of_score)):
+                here = [row for row in of_score if _name(row) == name]
+                coverage_T, risk_T = _mean_curve(here, "coverage", "risk")
+                mean_T = 100 * risk_T
+                top = max(top, float(mean_T.max()))
+                axis.plot(coverage_T, mean_T, label=name, **series_style(number))
+            axis.set_title(title, fontsize=9)
+            axis.set_xlabel("coverage (fraction of images kept)")
+        for axis in axes:
+            axis.set_ylim(0, 1.05 * top or 1)
+        axes[0].set_ylabel(f"{_title(result)}\nerror of those kept (%)", fontsize=8)
+        axes[0].legend(fontsize=7)
+    return figure

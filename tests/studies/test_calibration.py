@@ -1,0 +1,297 @@
+"""The study of calibration on made-up logits: table, gates, findings, files, figures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsexp.analysis.calibration import ece, scores, softmax
+from lsexp.analysis.temperature import fit_temperature, halves
+from lsexp.errors import UserError
+from lsexp.runs.catalog import Entry
+from lsexp.studies import Trained, calibration
+from lsexp.studies.calibration import Config
+
+
+def logits_of(true_temperature, *, examples=2000, classes=10, seed=0):
+    """Logits whose right temperature is this one, and labels drawn accordingly."""
+    rng = np.random.default_rng(seed)
+    honest = 2 * rng.normal(size=(examples, classes))
+    labels = (softmax(honest).cumsum(1) > rng.random((examples, 1))).argmax(1)
+    return (true_temperature * honest).astype(np.float32), labels
+
+
+class Made(Trained):
+    """A run whose outputs are given: (val, test), each (logits, labels)."""
+
+    def __init__(self, keys, val, test, *, learnt=0.99, data="cifar100"):
+        entry = Entry(Path(f"run-{keys['eps']}-{keys['seed']}"), "finished")
+        entry.config = {"data.name": data, "budget": "cpu"}
+        entry.metrics = {"train": {"accuracy": learnt}, "test": scores(*test)}
+        super().__init__(keys, entry)
+        self.__dict__["parts"] = {"val": val, "test": test}
+
+    @property
+    def outputs(self):
+        return {
+            f"{split}.{name}": value
+            for split, pair in self.parts.items()
+            if pair is not None
+            for name, value in zip(("logits", "labels"), pair, strict=True)
+        }
+
+
+def made(temperatures, seeds=3, **options):
+    """{eps: right temperature}, with so many seeds; seeds share the labels' draws."""
+    return [
+        Made(
+            {"eps": eps, "seed": seed},
+            logits_of(T, seed=10 * seed),
+            logits_of(T, seed=10 * seed + 1),
+            **options,
+        )
+        for seed in range(seeds)
+        for eps, T in temperatures.items()
+    ]
+
+
+def analyzed(trained, recipe="mine", **keys):
+    return calibration.analyze(Config(**keys), trained, recipe)
+
+
+def value(result, metric, *, eps=0.0, split="test", temperature="1", interval="seeds"):
+    [row] = [
+        row
+        for row in result.tables["calibration"]
+        if row["source"] == "ours"
+        and (row["eps"], row["split"], row["temperature"]) == (eps, split, temperature)
+        and (row["metric"], row["interval"]) == (metric, interval)
+    ]
+    return row
+
+
+def finding(result, claim):
+    [found] = [one for one in result.findings if one.claim is claim]
+    return found
+
+
+OVERCONFIDENT = {0.0: 2.0, 0.05: 1.0, 0.1: 0.7}
+
+
+def test_temperatures_are_those_that_were_put_in():
+    result = analyzed(made(OVERCONFIDENT))
+    for eps, temperature in OVERCONFIDENT.items():
+        row = value(result, "temperature", eps=eps, split="val", temperature="fitted")
+        assert row["value"] == pytest.approx(temperature, rel=0.05)
+        assert row["n"] == 3
+
+
+def test_ece_is_of_images_that_the_temperature_was_not_fitted_on():
+    [one] = made({0.0: 2.0}, seeds=1)
+    result = analyzed([one])
+    logits, labels = one.parts["val"]
+    fitted, reported = halves(labels)
+    T = fit_temperature(logits[fitted], labels[fitted]).value
+    for which, at in (("1", 1.0), ("fitted", T)):
+        expected = ece(softmax(logits[reported] / np.float64(at)), labels[reported])
+        found = value(result, "ece", split="val", temperature=which, interval=None)
+        assert found["value"] == pytest.approx(expected, rel=1e-9)
+    paper = analyzed([one], protocol="paper")
+    T = fit_temperature(logits, labels).value
+    expected = ece(softmax(logits / np.float64(T)), labels)
+    found = value(paper, "ece", split="val", temperature="fitted", interval=None)
+    assert found["value"] == pytest.approx(expected, rel=1e-9)
+    assert any("all of val" in line for line in paper.notes)
+
+
+def test_no_change_of_the_test_set_moves_the_temperature():
+    val = logits_of(2.0)
+    found = []
+    for seed in (1, 2):
+        test = logits_of(0.5, seed=seed)
+        result = analyzed([Made({"eps": 0.0, "seed": 0}, val, test)])
+        row = value(result, "temperature", split="val", temperature="fitted", interval=None)
+        found.append(row["value"])
+    assert found[0] == found[1]
+
+
+def test_without_val_nothing_is_fitted_and_that_is_said():
+    result = analyzed([Made({"eps": 0.0, "seed": 0}, None, logits_of(2.0))])
+    assert {row["temperature"] for row in result.tables["calibration"]} == {"1"}
+    assert any("never on test" in line for line in result.notes)
+
+
+def test_where_no_temperature_is_best_none_is_used_and_that_is_said():
+    """All right: the colder the better."""
+    right = 5 * np.eye(3, dtype=np.float32)[np.arange(30) % 3], np.arange(30) % 3
+    odd = Made({"eps": 0.0, "seed": 1}, right, logits_of(2.0, classes=3))
+    [fine] = made({0.0: 2.0}, seeds=1)
+    result = analyzed([fine, odd])
+    row = value(result, "temperature", split="val", temperature="fitted", interval=None)
+    assert row["n"] == 1
+    assert any("no best temperature" in line and "seed=1" in line for line in result.notes)
+
+
+def test_the_fit_by_ece_is_another():
+    trained = made({0.0: 2.0}, seeds=1)
+    by_nll, by_ece = (
+        value(
+            analyzed(trained, fit=fit),
+            "temperature",
+            split="val",
+            temperature="fitted",
+            interval=None,
+        )["value"]
+        for fit in ("nll", "ece")
+    )
+    assert by_ece != by_nll
+    assert by_ece == pytest.approx(2, rel=0.15)
+
+
+def test_the_claims_where_the_gate_holds():
+    result = analyzed(made(OVERCONFIDENT), recipe="cifar100_resnet56")
+    assert finding(result, calibration.OVERCONFIDENCE).verdict == "supported"
+    lowered = finding(result, calibration.CALIBRATES)
+    assert lowered.verdict == "supported"
+    assert lowered.paper == pytest.approx(0.024 - 0.150)
+    alike = finding(result, calibration.COMPARABLE)
+    assert abs(alike.value) < 0.02
+    assert alike.paper == pytest.approx(0.003)
+    assert finding(result, calibration.NO_TEMPERATURE).verdict == "supported"
+    assert calibration.UNDERCONFIDENT not in [one.claim for one in result.findings]
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "options", "because"),
+    [
+        (OVERCONFIDENT, {"learnt": 0.8}, "right on 0.800 of their training images"),
+        ({0.0: 1.0, 0.05: 0.8}, {}, "the temperature of hard runs is"),
+    ],
+)
+def test_what_the_gate_does_not_pass_is_not_tested_but_told(temperatures, options, because):
+    for found in analyzed(made(temperatures, **options)).findings:
+        assert found.verdict == "not tested"
+        assert because in found.because
+        assert found.value is not None
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "missing"),
+    [
+        ({0.0: 2.0, 0.1: 1.0}, "needs runs at eps 0 and 0.05"),
+        ({0.05: 1.0}, "needs runs at eps 0 and 0.05"),
+    ],
+)
+def test_missing_eps_are_named(temperatures, missing):
+    found = finding(analyzed(made(temperatures)), calibration.CALIBRATES)
+    assert (found.verdict, found.because) == ("not tested", missing)
+
+
+def test_on_mnist_the_smoothed_are_under_confident():
+    result = analyzed(made({0.0: 1.0, 0.1: 0.6}, data="mnist"))
+    found = finding(result, calibration.UNDERCONFIDENT)
+    assert (found.verdict, found.because) == ("inconclusive", "decided from 10 seeds on")
+    assert found.paper == pytest.approx(0.002)
+
+
+def test_the_papers_row_comes_first_then_the_reproductions():
+    result = analyzed(made(OVERCONFIDENT), recipe="cifar100_resnet56")
+    assert result.summary[1][:5] == ["eps 0 paper, Table 3", "", "1.9", "0.150", "0.021"]
+    assert result.summary[2][:4] == ["eps 0.05 paper, Table 3", "", "", "0.024"]
+    assert result.summary[3][0].startswith("eps 0 public reproduction")
+    first = result.tables["calibration"][0]
+    assert (first["source"], first["value"]) == ("paper, Table 3", 0.15)
+    assert [line[0] for line in result.summary[5:]] == ["eps 0", "eps 0.05", "eps 0.1"]
+
+
+def test_differences_are_to_hard_networks_as_they_are_and_at_their_temperature():
+    result = analyzed(made(OVERCONFIDENT))
+    rows = {
+        (row["eps"], row["minus"]): row
+        for row in result.tables["differences"]
+        if (row["split"], row["metric"]) == ("test", "nll")
+    }
+    hard = value(result, "nll")["value"]
+    scaled = value(result, "nll", temperature="fitted")["value"]
+    smooth = value(result, "nll", eps=0.05)["value"]
+    assert rows[0.05, "eps 0, T 1"]["value"] == pytest.approx(smooth - hard)
+    assert rows[0.05, "eps 0, T fitted"]["value"] == pytest.approx(smooth - scaled)
+
+
+def test_debiased_ece_has_its_interval_over_both():
+    result = analyzed(made(OVERCONFIDENT))
+    row = value(result, "ece_debiased", interval="both")
+    assert row["low"] < row["value"] < row["high"]
+    assert row["value"] == pytest.approx(value(result, "ece_debiased")["value"])
+
+
+def test_tables_are_whole():
+    result = analyzed(made(OVERCONFIDENT))
+    bins = [row for row in result.tables["reliability"] if row["split"] == "test"]
+    assert len(bins) == 9 * 2 * 15
+    assert sum(row["n"] for row in bins) == 9 * 2 * 2000
+    filled = [row for row in bins if row["n"]]
+    assert all(row["low"] < row["confidence"] <= row["high"] for row in filled)
+    assert all(row["calibrated_low"] <= row["calibrated_high"] for row in filled)
+    curve = [r for r in result.tables["temperatures"] if r["eps"] == 0 and r["seed"] == 0]
+    lowest = min(curve, key=lambda row: row["nll"])
+    assert lowest["temperature"] == pytest.approx(2, rel=0.1)
+    last = result.tables["risk_coverage"][99]
+    accuracy = made(OVERCONFIDENT, seeds=1)[0].entry.metrics["test"]["accuracy"]
+    assert (last["coverage"], last["risk"]) == (1, pytest.approx(1 - accuracy))
+
+
+def test_the_number_of_bins():
+    result = analyzed(made({0.0: 2.0}, seeds=1), bins=4)
+    assert len([r for r in result.tables["reliability"] if r["split"] == "test"]) == 2 * 4
+
+
+def drawn(*results, **keys):
+    figures = calibration.draw(Config(**keys), results)
+    for figure in figures.values():
+        figure.draw_without_rendering()  # lays out
+    return figures
+
+
+def test_figures_show_hard_scaled_and_smoothed():
+    figures = drawn(analyzed(made(OVERCONFIDENT)))
+    assert list(figures) == ["calibration", "temperatures", "risk_coverage"]
+    titles = [axis.get_title().partition("\n")[0] for axis in figures["calibration"].axes[:3]]
+    assert titles == ["eps 0", "eps 0, at its temperature", "eps 0.05"]
+    diagram, counts = figures["calibration"].axes[0], figures["calibration"].axes[3]
+    assert diagram.get_xlim() == diagram.get_ylim() == counts.get_xlim() == (0, 1)
+    legend = [text.get_text() for text in diagram.get_legend().get_texts()]
+    assert legend == ["if calibrated, 95 %", "gap", "bins"]
+    assert sum(bar.get_height() for bar in counts.patches) == pytest.approx(1)
+    risk = figures["risk_coverage"].axes
+    assert risk[0].get_ylim() == risk[1].get_ylim()
+
+
+def test_rows_for_recipes():
+    results = [analyzed(made(OVERCONFIDENT, seeds=1)), analyzed(made({0.0: 1.5}, seeds=1), "other")]
+    figures = drawn(*results)
+    assert len(figures["calibration"].axes) == 2 * 2 * 3
+    assert len(figures["temperatures"].axes) == 4
+
+
+def test_anybodys_logits_get_the_same_report(tmp_path):
+    [one] = made({0.0: 2.0}, seeds=1)
+    path = tmp_path / "theirs.npz"
+    np.savez(path, **{name.replace(".", "_"): part for name, part in one.outputs.items()})
+    theirs, ours = calibration.analyze_file(Config(), path), analyzed([one])
+    assert theirs.title == theirs.recipe == "theirs"
+    assert theirs.findings == []
+    assert theirs.summary[1][1:] == ours.summary[1][1:]
+    drawn(theirs)
+
+
+def test_logits_of_test_alone_are_not_fitted_to(tmp_path):
+    logits, labels = logits_of(2.0)
+    np.savez(tmp_path / "a.npz", test_logits=logits, test_labels=labels)
+    result = calibration.analyze_file(Config(), tmp_path / "a.npz")
+    assert {row["temperature"] for row in result.tables["calibration"]} == {"1"}
+    assert any("never on test" in line for line in result.notes)
+    assert "differences" not in result.tables
+    drawn(result)
+    with pytest.raises(UserError):
+        calibration.analyze_file(Config(), tmp_path / "b.npz")

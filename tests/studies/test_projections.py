@@ -1,0 +1,236 @@
+"""The study of projections on made-up networks: classes, numbers, findings, the figure."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsexp.errors import UserError
+from lsexp.measure import Measured, Measurement
+from lsexp.runs.catalog import Entry
+from lsexp.studies import Trained, projections
+from lsexp.studies.projections import Config
+
+NAMES = ("airplane", "automobile", "bird", "cat")
+
+
+def network(noise, scale=1.0, examples=12, seed=0):
+    """(train, val) of a network whose features are `scale` times the template plus noise."""
+    rng = np.random.default_rng(seed)
+    weight = np.eye(4, 6, dtype=np.float32)
+    labels = np.repeat(np.arange(3), examples)
+    found = {}
+    for split, factor in (("train", 1.0), ("val", 2.0)):
+        features = scale * weight[labels] + factor * noise * rng.normal(size=(len(labels), 6))
+        features = features.astype(np.float32)
+        bias = np.zeros(4, np.float32)
+        found[split] = Measured(
+            features @ weight.T, features, labels, np.arange(len(labels)), weight, bias
+        )
+    return found
+
+
+def made(eps, seed, found, *, learnt=0.99, data="cifar10", names=NAMES):
+    entry = Entry(Path(f"run-{eps}-{seed}"), "finished")
+    entry.config = {"data.name": data, "budget": "cpu"}
+    accuracy = {"accuracy": learnt}
+    config = {"data.name": data}
+    entry.metrics = {
+        "classes": list(names), "config": config, "train": accuracy, "val": accuracy
+    }  # fmt: skip
+    measured = {Measurement(split, (0, 1, 2), 100): one for split, one in found.items()}
+    return Trained({"eps": eps, "seed": seed}, entry, measured)
+
+
+def several(**options):
+    """Three seeds, hard and smoothed: the smoothed are smaller and tighter."""
+    return [
+        made(eps, seed, network(noise * (1 + seed / 10), scale, seed=seed), **options)
+        for seed in range(3)
+        for eps, noise, scale in ((0.0, 0.5, 8.0), (0.1, 0.01, 1.0))
+    ]
+
+
+def analyzed(trained, **keys):
+    return projections.analyze(Config(**keys), trained, "cifar10_alexnet")
+
+
+def value(result, metric, split="train", eps=0.0):
+    rows = result.tables["projections"]
+    [found] = [r for r in rows if (r["metric"], r["split"], r["eps"]) == (metric, split, eps)]
+    return found
+
+
+def finding(result, claim):
+    [found] = [one for one in result.findings if one.claim is claim]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("classes", "data", "expected"),
+    [
+        (None, "cifar10", (0, 1, 2)),
+        (None, "mine", (0, 1, 2)),
+        (["bird", "cat", "0"], "cifar10", (2, 3, 0)),
+    ],
+)
+def test_classes_are_the_papers_or_those_typed_by_name_or_number(classes, data, expected):
+    trained = [made(0.0, 0, network(1.0), data=data)]
+    asked = projections.measurements(Config(classes=classes), trained)
+    assert asked == [Measurement(split, expected, 100) for split in ("train", "val")]
+
+
+def test_a_class_that_is_called_like_a_number_is_meant_by_it():
+    trained = [made(0.0, 0, network(1.0), data="odd", names=["2", "1", "0"])]
+    [asked, _] = projections.measurements(Config(classes=["0", "1", "2"]), trained)
+    assert asked.classes == (2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["bird", "cat"], "classes=bird,cat: must be three different classes"),
+        (["bird", "cat", "2"], "must be three different classes"),
+        (["bird", "cat", "4"], "cifar10 has no class 4; it has 4, by name .* or number, 0 to 3"),
+        (["bird", "cat", "airplan"], "did you mean airplane"),
+    ],
+)
+def test_other_classes_are_refused(classes, message):
+    with pytest.raises(UserError, match=message):
+        projections.measurements(Config(classes=classes), [made(0.0, 0, network(1.0))])
+
+
+def test_two_classes_have_no_plane():
+    trained = [made(0.0, 0, network(1.0), data="two", names=("a", "b"))]
+    with pytest.raises(UserError, match="two has 2 classes; a plane needs three"):
+        projections.measurements(Config(), trained)
+
+
+def test_without_images_held_out_only_train_is_measured():
+    one = made(0.0, 0, network(1.0))
+    one.entry.metrics["val"] = None
+    assert [asked.split for asked in projections.measurements(Config(), [one])] == ["train"]
+
+
+def test_numbers_by_hand():
+    """No noise: features are the templates times two."""
+    result = analyzed([made(0.0, 0, network(0.0, scale=2.0))])
+    root = np.sqrt(2)
+    assert value(result, "side_ratio", "")["value"] == pytest.approx(1)
+    assert value(result, "side airplane-bird", "")["value"] == pytest.approx(root)
+    assert value(result, "scatter_ratio_plane")["value"] == pytest.approx(0, abs=1e-12)
+    # Corners of a triangle with sides 2 sqrt 2 lie sqrt(8 / 3) from its centre.
+    assert value(result, "extent_plane")["value"] == pytest.approx(np.sqrt(8 / 3))
+    assert value(result, "variance_kept")["value"] == pytest.approx(1)
+    # [2 e_k; 1] against [e_k; 0] and [e_j; 0].
+    assert value(result, "distance_own")["value"] == pytest.approx(root)
+    assert value(result, "distance_other")["value"] == pytest.approx(np.sqrt(6))
+    assert value(result, "distance_other_spread")["value"] == pytest.approx(0, abs=1e-7)
+
+
+def test_intervals_are_over_seeds_and_one_seed_has_none():
+    row = value(analyzed(several()), "extent_plane")
+    assert (row["n"], row["interval"]) == (3, "seeds")
+    assert row["low"] < row["value"] < row["high"]
+    one = analyzed([made(0.0, 0, network(1.0))])
+    assert value(one, "extent_plane")["low"] is None
+    assert "one seed: nothing can be said" in one.notes[-1]
+
+
+def test_findings_follow_the_declared_rules():
+    result = analyzed(several())
+    assert finding(result, projections.TIGHTER).verdict == "supported"
+    assert finding(result, projections.SMALLER).verdict == "supported"
+    spread = finding(result, projections.SPREAD)
+    assert spread.verdict == "supported"
+    assert spread.value == pytest.approx(np.log10(4), abs=0.3)  # twice the noise
+    equidistant = finding(result, projections.EQUIDISTANT)
+    assert (equidistant.verdict, equidistant.value) == ("inconclusive", 0)  # all alike
+
+
+@pytest.mark.parametrize(
+    ("trained", "keys", "because"),
+    [
+        (several(learnt=0.9), {}, "right on 0.900 of their training images, not yet on 0.95"),
+        (several(), {"method": "tsne"}, "the claims are of method=paper"),
+        (several(), {"method": "templates_pca"}, "the claims are of method=paper"),
+        ([made(0.0, 0, network(1.0))], {}, "needs runs at eps 0 and 0.1 of the same seed"),
+    ],
+)
+def test_what_the_gate_does_not_pass_is_not_tested(trained, keys, because):
+    for found in analyzed(trained, **keys).findings:
+        assert found.verdict == "not tested"
+        assert because in found.because
+
+
+def test_elsewhere_than_on_cifar_ten_seeds_decide():
+    found = finding(analyzed(several(data="mnist")), projections.TIGHTER)
+    assert (found.verdict, found.because) == ("inconclusive", "decided from 10 seeds on")
+
+
+def test_templates_on_a_line_are_told_with_the_run():
+    found = network(1.0)
+    flat = {split: one._replace(weight_KD=np.zeros((4, 6))) for split, one in found.items()}
+    with pytest.raises(UserError, match="the three templates lie on a line"):
+        analyzed([made(0.0, 0, flat)])
+
+
+def test_points_and_templates_are_tabled_for_every_network():
+    result = analyzed(several())
+    assert len(result.tables["points"]) == 6 * 2 * 36
+    first = result.tables["points"][0]
+    assert (first["class"], first["split"], first["index"]) == ("airplane", "train", 0)
+    assert len(result.tables["templates"]) == 6 * 3
+
+
+def drawn(result, **keys):
+    figure = projections.draw(Config(**keys), [result])["projections"]
+    figure.draw_without_rendering()  # lays out
+    return figure
+
+
+def test_the_figure_has_four_panels_of_one_scale_with_points_and_templates():
+    figure = drawn(analyzed(several()))
+    axes = figure.axes
+    titles = ["training, eps 0", "validation, eps 0", "training, eps 0.1", "validation, eps 0.1"]
+    assert [axis.get_title() for axis in axes] == titles
+    assert len({(axis.get_xlim(), axis.get_ylim()) for axis in axes}) == 1
+    low, high = axes[0].get_xlim()
+    assert high - low == pytest.approx(np.ptp(axes[0].get_ylim()))
+    assert len(axes[0].collections) == 6  # images and a template of each class
+    insets = [len(axis.child_axes) for axis in axes]
+    assert insets == [0, 0, 1, 1]  # the smoothed pictures are small
+    legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert legend == ["airplane", "automobile", "bird"]
+    assert "the paper's" in figure.get_suptitle()
+
+
+def test_tsne_is_named_and_has_no_scale_and_no_templates():
+    figure = drawn(analyzed(several(), method="tsne"), method="tsne")
+    assert "t-SNE" in figure.get_suptitle()
+    assert len(figure.axes[0].collections) == 3
+    assert list(figure.axes[0].get_xticks()) == []
+
+
+def test_rows_have_a_scale_each():
+    small = [made(0.0, 0, network(0.1, 1.0)), made(0.1, 0, network(0.1, 1.0))]
+    results = [analyzed(several()), analyzed(small)]
+    figure = projections.draw(Config(), results)["projections"]
+    windows = [axis.get_xlim() for axis in figure.axes]
+    assert windows[0] == windows[3] != windows[4]
+    assert windows[4] == windows[7]
+
+
+def test_the_seed_that_is_drawn():
+    trained = several()[2:]  # seed 0 is missing
+    runs = {row["seed"] for row in analyzed(trained).tables["runs"] if row["shown"]}
+    assert runs == {1}
+    assert "seed 2" in analyzed(trained, shown_seed=2).title
+    with pytest.raises(UserError, match="shown_seed=0: must be one of those trained: 1, 2"):
+        analyzed(trained, shown_seed=0)
+
+
+def test_of_another_sweeps_eps_those_of_the_figure_are_drawn():
+    assert projections.drawn([0.0, 0.05, 0.1, 0.3]) == [0.0, 0.1]
+    assert projections.drawn([0.3, 0.0, 0.2]) == [0.0, 0.3]
+    assert projections.drawn([0.2]) == [0.2]
