@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import FINISHED, TINY, lsexp, names, until_it_saves, weights
 
@@ -332,3 +335,93 @@ def test_a_run_that_kills_its_workers_is_given_up(tmp_path):
     words = ["model=custom", "model.target=killer:Net", "eps=0", "seeds=1"]
     _, err = sweep(tmp_path, *ONE, *words, code=1)
     assert "its worker ended by SIGKILL (out of memory?), 3 times" in err
+
+
+def test_a_sweep_of_eps_serves_the_studies_of_its_runs(swept):
+    cwd, _, _ = swept
+    done = lsexp("plot", "projections", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "the newest sweep: lsexp sweep eps " in done.stderr
+    folder = "out/projections/digits_mlp-smoke"
+    files = ["projections.png", "projections.csv", "points.csv", "runs.csv", "templates.csv"]
+    out = done.stdout.splitlines()
+    assert out[-6:] == [f"{folder}/{name}" for name in [*files, "findings.csv"]]
+    assert [line.split()[:3] for line in out[1:5]] == [
+        ["0", "train", "3"],
+        ["0", "val", "3"],
+        ["0.1", "train", "3"],
+        ["0.1", "val", "3"],
+    ]
+    assert all(len(list((run / "measured").iterdir())) == 2 for run in runs(cwd))
+    done = lsexp("plot", "calibration", "bins=10", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    with (cwd / "out/calibration/digits_mlp-smoke/reliability.csv").open() as file:
+        assert {row["low"] for row in csv.DictReader(file)} >= {"0.0", "0.1", "0.9"}
+
+
+def test_what_was_measured_is_plotted_without_torch(swept):
+    """Behind the test above or not: the first plot measures."""
+    cwd, _, _ = swept
+    words = ["plot", "projections"]
+    assert lsexp(*words, cwd=cwd).returncode == 0
+    code = (
+        "import sys; from lsexp.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=cwd, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_recipes_become_rows(swept):
+    cwd, _, _ = swept
+    (cwd / "own" / "recipe").mkdir(parents=True)
+    recipe = "# @package _global_\ndefaults: [digits_mlp]\naugment: {shift: 1}\n"
+    (cwd / "own" / "recipe" / "shifted.yaml").write_text(recipe)
+    words = [*ONE, "eps=0,0.1", "seeds=1", "--config-dir", "own"]
+    done = lsexp("sweep", "projections", "rows=digits_mlp,shifted", *words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    folder = cwd / "out/projections/digits_mlp+shifted-smoke"
+    with (folder / "projections.csv").open() as file:
+        assert {row["recipe"] for row in csv.DictReader(file)} == {"digits_mlp", "shifted"}
+    again = lsexp("plot", "projections", cwd=cwd)
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["projections", "rows=digits_mlp,nope"], "recipe=nope: must be one of"),
+        (["projections", "rows=digits_mlp,digits_mlp"], "a recipe is there twice"),
+        (["projections", "rows=digits_mlp", "recipe=mnist_mlp"], "leave recipe= out"),
+        (["projections", "method=umap"], "method=umap: must be paper or templates_pca or tsne"),
+        (["projections", "examples=1"], "examples=1: must be at least 2"),
+        (["projections", "classes=a,,b"], "must be names with commas between"),
+        (["projections", "logits=a.npz"], "logits=a.npz: goes with calibration, not projections"),
+        (["calibration", "protocol=test"], "protocol=test: must be halves or paper"),
+        (["calibration", "bins=0"], "bins=0: must be at least 1"),
+        (["calibration", "logits=none.npz"], "logits=none.npz: No such file"),
+        (["calibration", "logits=a.npz", "eps=0"], "eps=0: chooses runs, and logits= is a file"),
+    ],
+)
+def test_wrong_words_of_plots_get_one_line(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plot", *words]) in (1, 2)
+    err = capsys.readouterr().err
+    assert err.startswith("lsexp: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_logits_of_anybody(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "theirs.npz", logits=rng.normal(size=(100, 3)), labels=rng.integers(3, size=100)
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["plot", "calibration", "logits=theirs.npz", "bins=10", "out_dir=o"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].split()[0] == "theirs"
+    assert out[-1] == "o/calibration/theirs/risk_coverage.csv"
+    assert all((tmp_path / line).exists() for line in out[-7:])

@@ -123,8 +123,9 @@ def test_without_val_nothing_is_fitted_and_that_is_said():
 
 def test_where_no_temperature_is_best_none_is_used_and_that_is_said():
     """All right: the colder the better."""
-    right = 5 * np.eye(3, dtype=np.float32)[np.arange(30) % 3], np.arange(30) % 3
-    odd = Made({"eps": 0.0, "seed": 1}, right, logits_of(2.0, classes=3))
+    labels = np.arange(2000) % 10
+    right = 5 * np.eye(10, dtype=np.float32)[labels], labels
+    odd = Made({"eps": 0.0, "seed": 1}, right, logits_of(2.0))
     [fine] = made({0.0: 2.0}, seeds=1)
     result = analyzed([fine, odd])
     row = value(result, "temperature", split="val", temperature="fitted", interval=None)
