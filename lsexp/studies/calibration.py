@@ -226,6 +226,8 @@ def _report(study: Config, network: Network) -> Report:
             score = selective.normalised_score(logits, report.norm)
             right = logits.argmax(1) == labels
             report.scores[split, "1", "aurc_normalised"] = selective.aurc(score, right)
+            excess = selective.excess_aurc(score, right)
+            report.scores[split, "1", "aurc_excess_normalised"] = excess
     return report
 
 
@@ -233,6 +235,7 @@ def _scores(logits_NK: np.ndarray, labels_N: np.ndarray, bins: int) -> dict[str,
     """accuracy, ECE and its relatives (fractions), NLL (nats), Brier score, AURC (a fraction)."""
     probabilities = softmax(logits_NK)
     confidence, correct = top_label(probabilities, labels_N)
+    score = selective.max_probability_score(logits_NK)
     return {
         "accuracy": float(correct.mean()),
         "nll": nll(logits_NK, labels_N),
@@ -244,7 +247,8 @@ def _scores(logits_NK: np.ndarray, labels_N: np.ndarray, bins: int) -> dict[str,
         "ece_adaptive": adaptive_ece(confidence, correct, bins),
         "ece_classwise": classwise_ece(probabilities, labels_N, bins),
         "mce": mce(confidence, correct, bins),
-        "aurc": selective.aurc(selective.max_probability_score(logits_NK), correct),
+        "aurc": selective.aurc(score, correct),
+        "aurc_excess": selective.excess_aurc(score, correct),
     }
 
 
@@ -341,6 +345,9 @@ def _debiased(study: Config, group: Sequence[Report], split: str, which: str) ->
     return lambda seed, kept: debiased_ece(tops[seed][0][kept], tops[seed][1][kept], study.bins)
 
 
+DIFFERENCES = ("ece_debiased", "nll", "brier", "aurc", "aurc_excess")
+
+
 def _differences(study: Config, reports: Sequence[Report]) -> Iterator[Row]:
     """Rows of differences.csv: each eps against the hard networks, as they are and scaled."""
     hard = {one.keys["seed"]: one for one in reports if one.keys.get("eps") == 0}
@@ -352,7 +359,7 @@ def _differences(study: Config, reports: Sequence[Report]) -> Iterator[Row]:
         for split in here[seeds[0]].parts:
             for which in ("1", "fitted"):
                 both = [seed for seed in seeds if which in hard[seed].ways()]
-                for metric in ("ece_debiased", "nll", "brier", "aurc") if both else ():
+                for metric in DIFFERENCES if both else ():
                     found = paired(
                         np.array([here[seed].scores[split, "1", metric] for seed in both]),
                         np.array([hard[seed].scores[split, which, metric] for seed in both]),

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from netcal import metrics
 from scipy import stats
 from sklearn.metrics import brier_score_loss
 from torchmetrics.functional.classification import (
@@ -511,7 +512,6 @@ def test_classwise_ece_by_hand(classes):
 @pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
 @pytest.mark.parametrize("classes", [2, 10, 100])
 def test_errors_are_those_of_netcal(classes, spread):
-    metrics = pytest.importorskip("netcal.metrics")
     logits, labels = random_case(18, count=600, classes=classes, spread=spread)
     confidence, correct = top_label(softmax(logits), labels)
     case = confidence, correct.astype(int)
