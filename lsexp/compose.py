@@ -87,19 +87,20 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
     module = studies.study(study, "lsexp sweep")
     help_command = f"lsexp sweep {study} --help"
     own = {item.name: item for item in fields(module.Config)}
-    typed = []
+    typed, named = [], {}
     for word in words:
         name, equals, value = word.partition("=")
+        if name in own and equals and "list[str]" in str(own[name].type):
+            if name in named:
+                raise UserError(f"{name}: is given twice")
+            named[name] = _as_names(name, value)  # any characters: not for Hydra's grammar
+            continue
         if word in ("-m", "--multirun"):
             raise UserError(f"{word}: a sweep trains lists by itself, e.g. eps=0,0.1 seeds=5")
         if name in module.OWNED:
             raise UserError(f"{word}: {study} sets it; type {module.OWNED[name]}")
         if name in own and equals:
-            kind = str(own[name].type)
-            if "list[str]" in kind:
-                value = _as_names(name, value)
-            elif "list" in kind:
-                value = _as_list(name, value)
+            value = _as_list(name, value) if "list" in str(own[name].type) else value
             word = f"study.{name}={value}"
         elif name == "study" or name.startswith("study."):
             raise unknown(word, "key", _known(own), help_command)
@@ -112,12 +113,16 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
         text = str(error).replace("study.", "").replace(HELP, help_command)
         if ": several values; " in text:
             word = text.partition(":")[0]
-            text = f"{word}: several values; a sweep varies {' and '.join(own)} only"
+            varied = [key for key, item in own.items() if "list" in str(item.type)]
+            lists = " and ".join(key for key in varied if key not in module.VIEW)
+            text = f"{word}: several values; a sweep varies {lists} only"
         raise UserError(text) from error
     if not found:
         return None
     [(config, choices)] = found
     _check_args(words, config, choices)
+    for name, names in named.items():
+        setattr(config.study, name, names)
     return config, {"recipe": str(choices["recipe"]), "budget": str(choices["budget"])}
 
 
@@ -141,15 +146,16 @@ def _as_list(name: str, value: str) -> str:
     return f"[{','.join(items)}]"
 
 
-def _as_names(name: str, value: str) -> str:
-    """`airplane,2` as a list of words, quoted for Hydra."""
-    items = [item.strip() for item in value.strip("[]").split(",")]
+def _as_names(name: str, value: str) -> list[str] | None:
+    """`airplane,2` as a list of words."""
     if value == "null":
-        return value
+        return None
+    if value[:1] == "[" and value[-1:] == "]":
+        value = value[1:-1]
+    items = [item.strip() for item in value.split(",")]
     if not all(items):
         raise UserError(f"{name}={value}: must be names with commas between")
-    escaped = [item.replace("\\", "\\\\").replace("'", "\\'") for item in items]
-    return "[" + ",".join(f"'{item}'" for item in escaped) + "]"
+    return items
 
 
 def sweep_help(study: str) -> str:

@@ -74,6 +74,16 @@ def grid(
     return figure, [list(row) for row in axes]
 
 
+def plain(name: str) -> str:
+    """A user's name as matplotlib shows it: no mathematics, and not left out of legends.
+
+    >>> plain("_a$b")
+    ' _a\\\\$b'
+    """
+    escaped = name.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
 def series_style(number: int) -> dict[str, Any]:
     """Colour and line of the `number`-th series, from 0."""
     return {

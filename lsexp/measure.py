@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Raised by hand when the same question would be answered otherwise."""
+CHECKED = 100
+"""Recorded logits that a network read back must give before it is asked anything."""
 
 
 class Measurement(NamedTuple):
@@ -221,8 +223,8 @@ class _Network:
         self.dataset: Dataset = load(self.config.data, here)
         if self.dataset.digest != metrics["identity"]["data.digest"]:
             raise UserError(
-                f"{path.name}: was trained on other data than {self.dataset.name} holds now; "
-                f"data_dir= names the folder of those",
+                f"{path.name}: was trained on other data than {self.dataset.name} holds now "
+                f"(data_dir= names another folder of named sets)",
                 exit_code=1,
             )
         self._check_source(metrics)
@@ -251,6 +253,7 @@ class _Network:
                 )
 
     def _model(self, step: int | None) -> nn.Module:
+        """The network after `step` updates; that of the end must give the recorded outputs."""
         from safetensors.torch import load_file
 
         from lsexp.data.batches import generator, input_shape
@@ -268,47 +271,71 @@ class _Network:
             model.load_state_dict(load_file(weights))
         except Exception as error:  # safetensors' own kinds, or another network's
             raise UserError(f"{weights}: damaged ({error})", exit_code=1) from error
-        return model.to(self.device)
+        model = model.to(self.device)
+        if step is None:
+            some = np.arange(min(len(self.outputs["test.labels"]), CHECKED))
+            logits, _ = self._outputs(model, "test", self.outputs["test.indices"][some])
+            self._compare(logits, self.outputs["test.logits"][some])
+        return model
 
-    def measure(self, asked: Measurement) -> Measured:
+    def _outputs(
+        self, model: nn.Module, split: str, indices: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and features of the images of a split that have these indices."""
         import torch
 
         from lsexp.data.batches import Images
         from lsexp.training.evaluate import passes
 
-        arrays, split = self.dataset.arrays, asked.split
+        here = Images.on(self.device, *self._arrays(split), indices)
+        pairs = list(passes(model, self.preprocess, here))
+        logits, features = (_array(torch.cat(tensors)) for tensors in zip(*pairs, strict=True))
+        return logits, features
+
+    def _arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels among which the indices of a split count."""
+        arrays = self.dataset.arrays
+        if split == "test":
+            return arrays.test_images, arrays.test_labels
+        return arrays.train_images, arrays.train_labels
+
+    def measure(self, asked: Measurement) -> Measured:
+        import torch
+
+        split = asked.split
         indices = self.outputs.get(f"{split}.indices")
         if indices is None:
             raise UserError(
                 f"{self.path.name}: has no {split} images (data.split={self.config.data.split})",
                 exit_code=1,
             )
-        part = "test" if split == "test" else "train"
-        images, labels = getattr(arrays, f"{part}_images"), getattr(arrays, f"{part}_labels")
-        chosen = _chosen(labels[indices], asked)
-        here = Images.on(self.device, images, labels, indices[chosen])
+        labels = self._arrays(split)[1][indices]
+        absent = set(asked.classes or ()) - set(labels.tolist())
+        if absent:
+            names = [self.dataset.arrays.classes[k] for k in sorted(absent)]
+            raise UserError(
+                f"{self.path.name}: no {split} image is of class {', '.join(names)}; choose other "
+                f"classes",
+                exit_code=1,
+            )
+        chosen = _chosen(labels, asked)
         model = self._model(asked.step)
-        pairs = list(passes(model, self.preprocess, here))
-        logits, features = (_array(torch.cat(tensors)) for tensors in zip(*pairs, strict=True))
+        logits, features = self._outputs(model, split, indices[chosen])
         head = model.get_submodule(str(model.head_name))
         assert isinstance(head, torch.nn.Linear)
         weight = _array(head.weight)
         bias = np.zeros(len(weight), np.float32) if head.bias is None else _array(head.bias)
-        if asked.step is None and f"{split}.logits" in self.outputs:
-            self._compare(logits, self.outputs[f"{split}.logits"][chosen], split)
-        return Measured(
-            logits, features, np.asarray(labels[indices[chosen]]), indices[chosen], weight, bias
-        )
+        return Measured(logits, features, labels[chosen], indices[chosen], weight, bias)
 
-    def _compare(self, logits_NK: np.ndarray, recorded_NK: np.ndarray, split: str) -> None:
+    def _compare(self, logits_NK: np.ndarray, recorded_NK: np.ndarray) -> None:
         """Other hardware moves the last bits, no more."""
         scale = float(np.abs(recorded_NK).max())
         furthest = float(np.abs(logits_NK - recorded_NK).max())
         if not furthest <= 1e-3 * scale:
             raise UserError(
-                f"{self.path}: the network does not give the {split} logits recorded when it was "
-                f"trained (off by {furthest:.3g} of up to {scale:.3g}); `lsexp runs rm "
-                f"{self.path.name}`, and it can be trained again",
+                f"{self.path}: the network does not give the logits recorded when it was trained "
+                f"(off by {furthest:.3g} of up to {scale:.3g}); `lsexp runs rm {self.path.name}`, "
+                f"and it can be trained again",
                 exit_code=1,
             )
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -122,12 +123,15 @@ def _manifests(study: str, runs_dir: Path) -> list[tuple[float, Manifest]]:
 
 
 def _newest_with_runs(study: str, module: Any, runs_dir: Path) -> Manifest | None:
-    """The latest sweep of any study that trains the runs of this one, with this one's keys."""
+    """The latest sweep of a study, else of another that trains the same runs, as this study's."""
+    own = newest_manifest(study, runs_dir)
+    if own is not None:
+        return own
     kin = [name for name in studies.names() if studies.study(name, "").runs is module.runs]
     found = [pair for name in kin for pair in _manifests(name, runs_dir)]
     newest = max(found, key=lambda pair: pair[0], default=(0.0, None))[1]
-    if newest is None or newest.study == study:
-        return newest
+    if newest is None:
+        return None
     names = [item.name for item in fields(module.Config)]
     for part in newest.parts:
         keys = {name: value for name, value in part.keys.items() if name in names}
@@ -209,6 +213,9 @@ def run_sweep(words: list[str]) -> int:
         for row in asked:
             planner = Planner(row.chosen, command, remember=not dry_run)
             plans = [planner(run.config) for run in row.runs]
+            if hasattr(module, "check"):
+                dataset = plans[0].dataset
+                module.check(row.config.study, dataset.name, dataset.arrays.classes)
             left, failed = _tell_plan(study, row.runs, plans, workers, dry_run, base.retry_failed)
             todo += [(row.runs[i], plans[i]) for i in left]
             errors += failed
@@ -299,7 +306,8 @@ def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int
     files = [word.partition("=")[2] for word in words if word.startswith("logits=")]
     others = [word for word in words if not word.startswith("logits=")]
     if not hasattr(module, "analyze_file"):
-        raise UserError(f"logits={files[0]}: goes with calibration, not {study}")
+        others = [n for n in studies.names() if hasattr(studies.study(n, ""), "analyze_file")]
+        raise UserError(f"logits={files[0]}: goes with {' or '.join(others)}, not {study}")
     if len(files) > 1:
         raise UserError("logits: is given twice")
     for word in others:
@@ -311,7 +319,7 @@ def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int
     [asked] = _ask(study, module, others)
     path = user_path("logits", files[0])
     result = module.analyze_file(asked.config.study, path)
-    folder = output.folder / study / path.stem
+    folder = output.folder / study / f"logits-{path.stem}{_view(module, asked.config.study)}"
     _tell(module, asked.config.study, [result], folder, output.formats)
     return 0
 
@@ -423,12 +431,38 @@ def _show(
 ) -> None:
     """Analyse what is finished, print tables and findings, write figures and tables."""
     study = module.__name__.rpartition(".")[2]
-    results = [
-        _analyzed(module, study, manifest, part, runs_dir, data_dir) for part in manifest.parts
-    ]
+    results = []
+    for part in manifest.parts:
+        found = _analyzed(module, study, manifest, part, runs_dir, data_dir)
+        results += [] if found is None else [found]
+    if not results:
+        runs = sum(len(part.runs) for part in manifest.parts)
+        raise UserError(
+            f"plot {study}: none of its {plural(runs, 'run')} is finished; "
+            f"`{_completing(manifest, retry=False)}` trains them",
+            exit_code=1,
+        )
+    config = module.Config(**manifest.parts[0].keys)
     recipes = "+".join(result.recipe for result in results)
-    folder = output.folder / study / f"{recipes}-{manifest.parts[0].chosen['budget']}"
-    _tell(module, module.Config(**manifest.parts[0].keys), results, folder, output.formats)
+    name = f"{recipes}-{manifest.parts[0].chosen['budget']}{_view(module, config)}"
+    _tell(module, config, results, output.folder / study / name, output.formats)
+
+
+def _view(module: Any, study: Any) -> str:
+    """What differs from the usual view, for the name of a folder: other views stand beside it."""
+    usual, words = module.Config(), []
+    for name in module.VIEW:
+        value = getattr(study, name)
+        if value != getattr(usual, name):
+            text = ",".join(value) if isinstance(value, list) else str(value)
+            words.append(f"-{name}={re.sub(r'[^A-Za-z0-9_.,]', '_', text)}")
+    return "".join(words)
+
+
+def _completing(manifest: Manifest, *, retry: bool) -> str:
+    """The command that trains what is missing."""
+    again = ["retry_failed=true"] if retry else []
+    return shlex.join(["lsexp", "sweep", manifest.study, *manifest.words, *again])
 
 
 def _tell(
@@ -473,29 +507,27 @@ def _analyzed(
     part: Part,
     runs_dir: Path,
     data_dir: str | None,
-) -> Result:
-    """What a study finds in the runs of one recipe that are finished; says what is missing."""
+) -> Result | None:
+    """What a study finds in the runs of one recipe that are finished; says what is missing.
+
+    None where none is.
+    """
     trained = [Trained(run["keys"], _entry(runs_dir / run["name"])) for run in part.runs]
     for one in trained:
         if one.entry.status in ("damaged", "stale"):
             say(f"{one.entry.name}: {one.entry.status}, left out")
     missing = [one for one in trained if not one.finished]
-    retry = any(one.entry.status == "failed" for one in missing)
-    again = ["retry_failed=true"] if retry else []
-    command = shlex.join(["lsexp", "sweep", manifest.study, *manifest.words, *again])
-    if len(missing) == len(trained):
-        of = f" of {part.chosen['recipe']}" if len(manifest.parts) > 1 else ""
-        raise UserError(
-            f"plot {study}: none of its {plural(len(trained), 'run')}{of} is finished; "
-            f"`{command}` trains them",
-            exit_code=1,
-        )
     if missing:
+        retry = any(one.entry.status == "failed" for one in missing)
+        of = f" of {part.chosen['recipe']}" if len(manifest.parts) > 1 else ""
         say(
-            f"{len(missing)} of {plural(len(trained), 'run')} missing "
+            f"{len(missing)} of {plural(len(trained), 'run')}{of} missing "
             f"({', '.join(_label(one.keys) for one in missing[:4])}"
-            f"{', ...' if len(missing) > 4 else ''}); `{command}` completes them"
+            f"{', ...' if len(missing) > 4 else ''}); `{_completing(manifest, retry=retry)}` "
+            f"completes them"
         )
+    if len(missing) == len(trained):
+        return None
     config = module.Config(**part.keys)
     asked = module.measurements(config, trained)
     for one in trained:

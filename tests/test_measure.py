@@ -108,8 +108,8 @@ def test_weights_that_do_not_give_the_recorded_outputs_are_refused(run):
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["checksums"]["model.safetensors"] = sha256_of(run / "model.safetensors")
     (run / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(UserError, match="does not give the val logits recorded"):
-        measure.measure(run, [Measurement("val")])
+    with pytest.raises(UserError, match="does not give the logits recorded"):
+        measure.measure(run, [Measurement("train")])
 
 
 def test_other_data_are_refused(run):

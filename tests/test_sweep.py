@@ -355,7 +355,7 @@ def test_a_sweep_of_eps_serves_the_studies_of_its_runs(swept):
     assert all(len(list((run / "measured").iterdir())) == 2 for run in runs(cwd))
     done = lsexp("plot", "calibration", "bins=10", cwd=cwd)
     assert done.returncode == 0, done.stderr
-    with (cwd / "out/calibration/digits_mlp-smoke/reliability.csv").open() as file:
+    with (cwd / "out/calibration/digits_mlp-smoke-bins=10/reliability.csv").open() as file:
         assert {row["low"] for row in csv.DictReader(file)} >= {"0.0", "0.1", "0.9"}
 
 
@@ -386,6 +386,24 @@ def test_recipes_become_rows(swept):
         assert {row["recipe"] for row in csv.DictReader(file)} == {"digits_mlp", "shifted"}
     again = lsexp("plot", "projections", cwd=cwd)
     assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["classes=zero,1,2"], "classes=zero,1,2: digits has no class zero"),
+        (["classes=0,0,2"], "classes=0,0,2: must be three different classes"),
+        (["classes=[a],b\\,${x}"], "digits has no class [a]"),
+        (["shown_seed=7"], "shown_seed=7: must be one of seeds: 0, 1, 2, 3, 4"),
+    ],
+)
+def test_what_could_not_be_drawn_is_refused_before_training(
+    tmp_path, monkeypatch, capsys, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "projections", *WORDS, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "runs").glob("digits*"))
 
 
 @pytest.mark.parametrize(
@@ -423,5 +441,5 @@ def test_logits_of_anybody(tmp_path, monkeypatch, capsys):
     assert main(["plot", "calibration", "logits=theirs.npz", "bins=10", "out_dir=o"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[1].split()[0] == "theirs"
-    assert out[-1] == "o/calibration/theirs/risk_coverage.csv"
+    assert out[-1] == "o/calibration/logits-theirs-bins=10/risk_coverage.csv"
     assert all((tmp_path / line).exists() for line in out[-7:])

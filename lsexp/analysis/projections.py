@@ -74,7 +74,7 @@ def principal_plane(templates_3E: np.ndarray, points_NE: np.ndarray) -> Plane:
     """
     span_E3, triangle_33 = np.linalg.qr(templates_3E.T)
     diagonal = np.abs(np.diag(triangle_33))
-    if not diagonal.min() > 1e-9 * np.abs(triangle_33).max():
+    if len(diagonal) < 3 or not diagonal.min() > 1e-9 * np.abs(triangle_33).max():
         raise ValueError("the three templates span less than three dimensions")
     center_E = points_NE.mean(0)
     within_N3 = (points_NE - center_E) @ span_E3
@@ -94,12 +94,19 @@ def tsne(features_ND: np.ndarray, seed: int = 0) -> np.ndarray:
     """t-SNE of features (van der Maaten and Hinton 2008), float64 [N, 2]; scikit-learn's.
 
     Distances in it mean little and its scale nothing: no number is taken from it.
+
+    Raises:
+        ValueError: the features are all alike, or there are fewer than four.
     """
     from sklearn.manifold import TSNE
 
+    features_ND = np.asarray(features_ND, np.float64)
+    if len(features_ND) < 4 or not np.ptp(features_ND, axis=0).max() > 0:
+        raise ValueError("t-SNE needs four images or more whose features are not all alike")
     perplexity = min(30.0, (len(features_ND) - 1) / 3)
-    picture = TSNE(init="pca", perplexity=perplexity, random_state=seed)
-    found: np.ndarray = picture.fit_transform(np.asarray(features_ND, np.float64))
+    init = "pca" if features_ND.shape[1] > 1 else "random"
+    picture = TSNE(init=init, perplexity=perplexity, random_state=seed)
+    found: np.ndarray = picture.fit_transform(features_ND)
     return found.astype(np.float64)
 
 

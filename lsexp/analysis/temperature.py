@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 
-from lsexp.analysis.calibration import ece_of
+from lsexp.analysis.calibration import BINS, ece_of
 
 By = Literal["nll", "ece"]
 
@@ -49,13 +49,15 @@ class Temperature(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Calibration against T, float64 [T] each: nats, and fractions of 15 bins."""
+    """Calibration against T, float64 [T] each: nats, and fractions."""
 
     nll: np.ndarray
     ece: np.ndarray
 
 
-def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray, by: By = "nll") -> Temperature:
+def fit_temperature(
+    logits_NK: np.ndarray, labels_N: np.ndarray, by: By = "nll", bins: int = BINS
+) -> Temperature:
     """The T whose logits / T have the least NLL, or the least ECE, on these examples.
 
     By NLL, as Guo et al. do:
@@ -69,7 +71,7 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray, by: By = "nll")
        examples without a mistake are enough for that: fit on more, or on another split.
     3. Multiplying the logits multiplies T: no range is fixed.
 
-    By ECE (15 bins), as the paper seems to do:
+    By ECE, as the paper seems to do:
     4. On a fixed grid: ECE jumps where examples change bins, and has many minima.
     5. Among equals the T nearest 1, of two equally near the lower. `at_edge` at .1 and at 10.
     6. The least of many noisy values is too low: never report the ECE of the examples that chose.
@@ -78,6 +80,7 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray, by: By = "nll")
         logits_NK: finite, any scale, float32 or float64.
         labels_N: class indices.
         by: "nll" or "ece".
+        bins: of the ECE.
 
     Returns:
         T with what it minimises and whether it is a minimum. Logits that are equal within each
@@ -101,7 +104,7 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray, by: By = "nll")
     if by == "nll":
         return _by_nll(logits_NK, labels_N)
     if by == "ece":
-        return _by_ece(logits_NK, labels_N)
+        return _by_ece(logits_NK, labels_N, bins)
     raise ValueError(f"by must be nll or ece, not {by!r}")
 
 
@@ -141,13 +144,16 @@ def halves(labels_N: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     return np.sort(order_N[:middle]), np.sort(order_N[middle:])
 
 
-def curve(logits_NK: np.ndarray, labels_N: np.ndarray, temperatures_T: np.ndarray) -> Curve:
+def curve(
+    logits_NK: np.ndarray, labels_N: np.ndarray, temperatures_T: np.ndarray, bins: int = BINS
+) -> Curve:
     """NLL and ECE of logits / T at each of these T: Figure 4, and what the ECE fit minimises.
 
     Args:
         logits_NK: finite, any scale, float32 or float64.
         labels_N: class indices.
         temperatures_T: above 0, in any order.
+        bins: of the ECE.
 
     Raises:
         ValueError: as `fit_temperature`, or a temperature that is not finite and above 0.
@@ -167,7 +173,7 @@ def curve(logits_NK: np.ndarray, labels_N: np.ndarray, temperatures_T: np.ndarra
         # The largest logit is 0 here: its probability is 1 / total.
         total_N = np.exp(below_NK / temperature).sum(axis=1)
         found[i, 0] = (np.log(total_N) - label_N / temperature).mean()
-        found[i, 1] = ece_of(1 / total_N, correct_N)
+        found[i, 1] = ece_of(1 / total_N, correct_N, bins)
     return Curve(nll=found[:, 0], ece=found[:, 1])
 
 
@@ -196,10 +202,10 @@ def _by_nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> Temperature:
     return Temperature(math.exp(best), "nll", at_edge=False)
 
 
-def _by_ece(logits_NK: np.ndarray, labels_N: np.ndarray) -> Temperature:
+def _by_ece(logits_NK: np.ndarray, labels_N: np.ndarray, bins: int) -> Temperature:
     if np.ptp(logits_NK, axis=1).max() == 0:
         return Temperature(1.0, "ece", at_edge=True)
-    ece_T = curve(logits_NK, labels_N, GRID).ece
+    ece_T = curve(logits_NK, labels_N, GRID, bins).ece
     last = len(GRID) - 1
     equals = np.flatnonzero(ece_T <= ece_T.min() + EQUAL)
     best = int(equals[np.abs(equals - last // 2).argmin()])

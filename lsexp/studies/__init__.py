@@ -13,6 +13,12 @@ A module of this package is a study (if its name begins with no _); `lsexp sweep
     analyze(study, trained, recipe)  tables and findings; no files, no torch
     draw(study, results)         the figures by name; a row, or a few, for each recipe
 
+and, where it makes sense,
+
+    check(study, data, classes)  refuse what could not be drawn, before anything is trained
+    drawn(eps)                   of the eps of another study's sweep, those that it draws
+    analyze_file(study, path)    the same of anybody's logits; FILE: what the file holds
+
 configs/study/<name>.yaml holds the defaults of its keys. Studies that share the function `runs`
 (that of eps) share its sweeps: what was trained for one is drawn by all.
 """
@@ -32,6 +38,7 @@ from lsexp.config import TrainConfig
 from lsexp.errors import unknown
 from lsexp.measure import Measured, Measurement
 from lsexp.runs.catalog import Entry, load_outputs
+from lsexp.runs.store import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +73,12 @@ class Trained:
 
     @property
     def outputs(self) -> dict[str, np.ndarray]:
-        """Logits, labels and indices of val and test of a finished run, read from its folder."""
+        """Logits, labels and indices of val and test of a finished run, read from its folder.
+
+        Raises:
+            UserError: its files are not as they were published.
+        """
+        RunFolder(self.entry.path).verified_metrics()
         return load_outputs(self.entry.path)
 
 
@@ -148,6 +160,49 @@ SEEDS_ON_CIFAR, SEEDS_ELSEWHERE = 3, 10
 """How many decide a claim; where runs are cheap, more are asked."""
 LEARNT, OVERCONFIDENT = 0.95, 1.3
 """What the gate asks of hard runs: accuracy on clean training images, temperature fitted on val."""
+
+
+ONE_SEED = "one seed: nothing can be said of seeds; seeds=5 trains more"
+OTHER_SPREAD = "eps is spread over the other classes only; the paper spreads it over all"
+
+
+def interval_row(found: Interval) -> Row:
+    """An estimate in a table, with what its interval is over, if it has one."""
+    return {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+        "interval": found.over if found.low is not None else None,
+    }
+
+
+def seeds_cell(trained: Sequence[Trained], eps: float) -> str:
+    """How many seeds of an eps are finished, and how many failed."""
+    status = [one.entry.status for one in trained if one.keys["eps"] == eps]
+    failed = status.count("failed")
+    return f"{status.count('finished')}" + (f" ({failed} failed)" if failed else "")
+
+
+def run_row(one: Trained, **more: Any) -> Row:
+    """A row of runs.csv: what was trained, unfinished ones included."""
+    metrics = one.entry.metrics
+    row = {**one.keys, "status": one.entry.status, "run": one.entry.name, **more}
+    for split in ("val", "test"):
+        for metric in ("accuracy", "nll", "ece", "brier"):
+            row[f"{split}_{metric}"] = (metrics.get(split) or {}).get(metric)
+    row["train_accuracy"] = metrics.get("train", {}).get("accuracy")
+    row["precision"] = one.entry.config.get("precision")
+    row["seconds"] = metrics.get("seconds")
+    return row
+
+
+def learnt(trained: Sequence[Trained]) -> str:
+    """Why the hard runs have not learnt their training images yet; "" where they have."""
+    right = [o.entry.metrics["train"]["accuracy"] for o in trained if o.keys["eps"] == 0]
+    if right and np.mean(right) < LEARNT:
+        return f"hard runs are right on {np.mean(right):.3f} of their training images, not {LEARNT}"
+    return ""
 
 
 def untested(claim: Claim, paper: float | None, because: str) -> Finding:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsexp.figures import COLORS, grid, series_style, styled
+from lsexp.figures import COLORS, grid, plain, series_style, styled
 from lsexp.studies import Result, Row
 
 if TYPE_CHECKING:
@@ -31,32 +31,45 @@ def draw(bins: int, results: Sequence[Result]) -> dict[str, Figure]:
 
 
 def _name(row: Row) -> str:
-    return f"eps {row['eps']:g}" if "eps" in row else str(row["model"])
+    return f"eps {row['eps']:.12g}" if "eps" in row else str(row["model"])
 
 
 def _title(result: Result) -> str:
     """On several lines, for the side of a row."""
-    return result.title.replace(", ", "\n")
+    return plain(result.title).replace(", ", "\n")
 
 
-def _reported(result: Result) -> str:
-    splits = {row["split"] for row in result.tables["reliability"]}
-    return "test" if "test" in splits else "val"
-
-
-def _columns(result: Result) -> list[tuple[str, str, str]]:
-    """Networks of Figure 2: name, temperature, title."""
+def _reported(result: Result) -> list[Row]:
+    """Bins of the split that is shown: test, where there is one."""
     rows = result.tables["reliability"]
+    split = "test" if any(row["split"] == "test" for row in rows) else "val"
+    return [row for row in rows if row["split"] == split]
+
+
+def _columns(result: Result) -> list[tuple[str, list[Row], str]]:
+    """Networks of Figure 2: title, bins, and "1" or "fitted"."""
+    rows = _reported(result)
     names = list(dict.fromkeys(_name(row) for row in rows))
-    ways = {row["temperature"] for row in rows}
     first, others = names[0], names[1:]
-    found = [(first, "1", f"{first}")]
-    if "fitted" in ways:
-        found.append((first, "fitted", f"{first}, at its temperature"))
+    wanted = [(first, "1"), (first, "fitted")]
     if others:
-        name = SMOOTHED if SMOOTHED in others else others[0]
-        found.append((name, "1", name))
+        wanted.append((SMOOTHED if SMOOTHED in others else others[0], "1"))
+    found = []
+    for name, which in wanted:
+        bins = [row for row in rows if (_name(row), row["temperature"]) == (name, which)]
+        if bins:
+            title = name if which == "1" else f"{name}, at its temperature"
+            found.append((f"{plain(title)}\nECE {_ece(result, bins[0], which):.3f}", bins, which))
     return found
+
+
+def _ece(result: Result, like: Row, which: str) -> float:
+    """Mean over seeds."""
+    found: dict[tuple[str, str], float] = {}
+    for row in result.tables["calibration"]:
+        if row["source"] == "ours" and (_name(row), row["metric"]) == (_name(like), "ece"):
+            found[row["split"], row["temperature"]] = row["value"]
+    return found[like["split"], which]
 
 
 def _draw_reliability(bins: int, results: Sequence[Result]) -> Figure:
@@ -65,34 +78,18 @@ def _draw_reliability(bins: int, results: Sequence[Result]) -> Figure:
     figure, axes_RC = grid(len(heights), columns, width=2.7, height=2.8, heights=heights)
     for number, result in enumerate(results):
         upper, lower = axes_RC[2 * number], axes_RC[2 * number + 1]
-        split = _reported(result)
-        for column in range(columns):
-            if column >= len(_columns(result)):
-                upper[column].set_visible(False)
-                lower[column].set_visible(False)
-                continue
-            name, which, title = _columns(result)[column]
-            rows = [
-                row
-                for row in result.tables["reliability"]
-                if (_name(row), row["split"], row["temperature"]) == (name, split, which)
-            ]
-            _draw_diagram(upper[column], rows, bins)
-            _draw_counts(lower[column], rows, bins)
-            ece = _mean_ece(result, name, split, which)
-            upper[column].set_title(f"{title}\nECE {ece:.3f}", fontsize=9)
-        upper[0].set_ylabel(f"{_title(result)}\naccuracy", fontsize=8)
-        lower[0].set_ylabel("share of\nimages", fontsize=8)
-        upper[0].legend(fontsize=7, loc="upper left")
+        for axis in (*upper, *lower):
+            axis.set_visible(False)
+        for above, below, (title, rows, _) in zip(upper, lower, _columns(result), strict=False):
+            above.set_visible(True)
+            below.set_visible(True)
+            _draw_diagram(above, rows, bins)
+            _draw_counts(below, rows, bins)
+            above.set_title(title, fontsize=9)
+        upper[0].set_ylabel(f"{_title(result)}\naccuracy", fontsize=7)
+        lower[0].set_ylabel("share of\nimages", fontsize=7)
+        upper[0].legend(fontsize=6, loc="upper left")
     return figure
-
-
-def _mean_ece(result: Result, name: str, split: str, which: str) -> float:
-    for row in result.tables["calibration"]:
-        ours = row["source"] == "ours" and _name(row) == name
-        if ours and (row["split"], row["temperature"], row["metric"]) == (split, which, "ece"):
-            return float(row["value"])
-    raise AssertionError(f"no ECE of {name}")
 
 
 def _by_bin(rows: Sequence[Row], bins: int) -> Iterator[tuple[Sequence[Row], list[Row]]]:
@@ -103,7 +100,7 @@ def _by_bin(rows: Sequence[Row], bins: int) -> Iterator[tuple[Sequence[Row], lis
 
 
 def _draw_diagram(axis: Any, rows: Sequence[Row], bins: int) -> None:
-    """Accuracy in each bin, seeds pooled; the range that sampling alone gives one network."""
+    """Accuracy in each bin, seeds pooled; the range that sampling gives one calibrated network."""
     points = []
     for _, filled in _by_bin(rows, bins):
         if filled:
@@ -114,8 +111,8 @@ def _draw_diagram(axis: Any, rows: Sequence[Row], bins: int) -> None:
             )
     confidence, accuracy, low, high = np.array(points).T
     axis.plot([0, 1], [0, 1], color="0.3", linewidth=0.8, linestyle="--")
-    axis.fill_between(
-        confidence, low, high, color="black", alpha=0.15, linewidth=0, label="if calibrated, 95 %"
+    axis.vlines(
+        confidence, low, high, color="0.85", linewidth=6, label="one network, calibrated, 95 %"
     )
     axis.vlines(confidence, confidence, accuracy, color=COLORS[1], linewidth=1.2, label="gap")
     axis.plot(confidence, accuracy, "o-", color=COLORS[0], markersize=4, linewidth=1, label="bins")
@@ -162,7 +159,7 @@ def _draw_temperatures(results: Sequence[Result]) -> Figure:
                 here = [row for row in rows if _name(row) == name]
                 at_T, mean_T = _mean_curve(here, "temperature", metric)
                 style = series_style(number)
-                axis.plot(at_T, mean_T, label=name, **style)
+                axis.plot(at_T, mean_T, label=plain(name), **style)
                 if at_T[0] <= fitted.get(name, 0) <= at_T[-1]:
                     height = float(np.interp(fitted[name], at_T, mean_T))
                     axis.plot(fitted[name], height, "o", color=style["color"], markersize=5)
@@ -173,7 +170,7 @@ def _draw_temperatures(results: Sequence[Result]) -> Figure:
             axis.set_ylabel(label)
             axis.set_ylim(bottom=0)
         axes[0].legend(fontsize=7)
-        axes[0].set_title(result.title, loc="left", fontsize=8)
+        axes[0].set_title(plain(result.title), loc="left", fontsize=8)
     return figure
 
 
@@ -194,7 +191,7 @@ def _draw_risk(results: Sequence[Result]) -> Figure:
                 coverage_T, risk_T = _mean_curve(here, "coverage", "risk")
                 mean_T = 100 * risk_T
                 top = max(top, float(mean_T.max()))
-                axis.plot(coverage_T, mean_T, label=name, **series_style(number))
+                axis.plot(coverage_T, mean_T, label=plain(name), **series_style(number))
             axis.set_title(title, fontsize=9)
             axis.set_xlabel("coverage (fraction of images kept)")
         for axis in axes:

@@ -34,10 +34,23 @@ from lsexp.analysis.statistics import (
 )
 from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError
-from lsexp.figures import COLORS, grid, styled
+from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Measurement
 from lsexp.published import PAPER_ACCURACY
-from lsexp.studies import Claim, Finding, Result, Row, Run, Trained, decide, untested
+from lsexp.studies import (
+    ONE_SEED,
+    Claim,
+    Finding,
+    Result,
+    Row,
+    Run,
+    Trained,
+    decide,
+    interval_row,
+    run_row,
+    seeds_cell,
+    untested,
+)
 from lsexp.text import plural
 
 if TYPE_CHECKING:
@@ -118,7 +131,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     estimates = [row for cell in cells if cell.seeds for row in _estimates(cell)]
     differences = list(_differences(cells))
     whole = {
-        "runs": [_run_row(one) for one in trained],
+        "runs": [run_row(one) for one in trained],
         "eps": [*_paper_rows(recipe), *estimates],
     }
     if differences:
@@ -169,17 +182,8 @@ def _estimates(cell: Cell) -> Iterator[Row]:
     """Rows of eps.csv: each metric with its intervals over seeds, examples and both."""
 
     def row(split: str, metric: str, found: Interval) -> Row:
-        return {
-            "source": "ours",
-            "eps": cell.eps,
-            "split": split,
-            "metric": metric,
-            "value": found.value,
-            "low": found.low,
-            "high": found.high,
-            "n": found.n,
-            "interval": found.over if found.low is not None else None,
-        }
+        keys = {"source": "ours", "eps": cell.eps, "split": split, "metric": metric}
+        return keys | interval_row(found)
 
     for (split, metric), scores_SN in cell.scores.items():
         yield row(split, metric, over_seeds(scores_SN.mean(1)))
@@ -217,19 +221,6 @@ def _paper_rows(recipe: str) -> list[Row]:
     ]
 
 
-def _run_row(one: Trained) -> Row:
-    """A row of runs.csv: what was trained, unfinished ones included."""
-    metrics = one.entry.metrics
-    row = {**one.keys, "status": one.entry.status, "run": one.entry.name}
-    for split in SPLITS:
-        for metric in ("accuracy", "nll", "ece", "brier"):
-            row[f"{split}_{metric}"] = (metrics.get(split) or {}).get(metric)
-    row["train_accuracy"] = metrics.get("train", {}).get("accuracy")
-    row["precision"] = one.entry.config.get("precision")
-    row["seconds"] = metrics.get("seconds")
-    return row
-
-
 def _differences(cells: Sequence[Cell]) -> Iterator[Row]:
     """Rows of differences.csv: every eps against the smallest, paired by seed.
 
@@ -257,11 +248,7 @@ def _differences(cells: Sequence[Cell]) -> Iterator[Row]:
                 "minus": base.eps,
                 "split": split,
                 "metric": metric,
-                "value": pair.difference.value,
-                "low": pair.difference.low,
-                "high": pair.difference.high,
-                "n": pair.difference.n,
-                "interval": "seeds" if pair.difference.low is not None else None,
+                **interval_row(pair.difference),
                 "correlation": None if pair.correlation is None else round(pair.correlation, 4),
                 "p": pair.p,
                 "p_holm": p_holm,
@@ -304,7 +291,7 @@ def _notes(cells: Sequence[Cell], differences: Sequence[Row]) -> list[str]:
             f"them: one pair shows differences from {visible:.2f} points on"
         )
     if all(len(cell.seeds) < 2 for cell in cells):
-        lines.append("one seed: nothing can be said of seeds; seeds=5 trains more")
+        lines.append(ONE_SEED)
     return lines
 
 
@@ -376,9 +363,7 @@ def _summary(
             [f"{eps:g} paper", "", f"{100 * number.value:.1f}{spread} (val)", "", "", "", ""]
         )
     for cell in cells:
-        of_eps = [one for one in trained if one.keys["eps"] == cell.eps]
-        failed = sum(one.entry.status == "failed" for one in of_eps)
-        count = f"{len(cell.seeds)}" + (f" ({failed} failed)" if failed else "")
+        count = seeds_cell(trained, cell.eps)
         if not cell.seeds:
             rows.append([f"{cell.eps:g}", count, "", "", "", "", ""])
             continue
@@ -421,9 +406,9 @@ def draw(_study: Config, results: Sequence[Result]) -> dict[str, Figure]:
         seeds = len({row["seed"] for row in runs_done})
         counts = f"{plural(len(runs_done), 'run')}, {plural(seeds, 'seed')}"
         if len(results) == 1:
-            figure.suptitle(f"{result.title} ({counts})")
+            figure.suptitle(plain(f"{result.title} ({counts})"))
         else:
-            axes[0].set_title(f"{result.title} ({counts})", loc="left", fontsize=8)
+            axes[0].set_title(plain(f"{result.title} ({counts})"), loc="left", fontsize=8)
     return {"eps": figure}
 
 

@@ -15,13 +15,27 @@ import numpy as np
 
 from lsexp.analysis import projections as geometry
 from lsexp.analysis.projections import Plane
-from lsexp.analysis.statistics import Interval, over_seeds, paired
+from lsexp.analysis.statistics import over_seeds, paired
 from lsexp.config import key
 from lsexp.errors import UserError
-from lsexp.figures import COLORS, grid, styled
+from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Measured, Measurement
 from lsexp.published import PAPER_CLASSES
-from lsexp.studies import LEARNT, Claim, Finding, Result, Row, Trained, decide, untested
+from lsexp.studies import (
+    ONE_SEED,
+    OTHER_SPREAD,
+    Claim,
+    Finding,
+    Result,
+    Row,
+    Trained,
+    decide,
+    interval_row,
+    learnt,
+    run_row,
+    seeds_cell,
+    untested,
+)
 from lsexp.studies.eps import OWNED as OWNED
 from lsexp.studies.eps import runs as runs
 
@@ -95,8 +109,8 @@ SMALLER = Claim(
     unit="(log10)",
 )
 CLAIMS = (TIGHTER, SPREAD, EQUIDISTANT, SMALLER)
-"""Declared before any run. Gate: hard runs have learnt their training images (`LEARNT`); in the
-paper's figure they have."""
+"""Declared before any run. Gate: hard runs have learnt their training images (`learnt`); in the
+paper's figure they have. They are judged with the default classes and number of images only."""
 
 
 def drawn(eps: Sequence[float]) -> list[float]:
@@ -112,18 +126,30 @@ class Chosen(NamedTuple):
     names: tuple[str, ...]
 
 
-def _chosen(study: Config, trained: Sequence[Trained]) -> Chosen:
-    """What `classes=` means for the data of these runs.
+def check(study: Config, data: str, classes: Sequence[str]) -> None:
+    """Refuse classes that the data have not, and a seed that is not of the study's.
+
+    Raises:
+        UserError: naming the key.
+    """
+    _chosen(study, data, classes)
+    if study.shown_seed is not None and study.shown_seed not in study.seeds:
+        raise UserError(
+            f"shown_seed={study.shown_seed}: must be one of seeds: "
+            f"{', '.join(map(str, study.seeds))}"
+        )
+
+
+def _chosen(study: Config, data: str, classes: Sequence[str]) -> Chosen:
+    """What `classes=` means for a data set with these classes.
 
     Raises:
         UserError: not three different classes, or none of that name.
     """
-    metrics = next(one for one in trained if one.finished).entry.metrics
-    names, data = metrics["classes"], metrics["config"]["data.name"]
+    names = list(classes)
     if len(names) < 3:
         raise UserError(
-            f"plot projections: {data} has {len(names)} classes; a plane needs three",
-            exit_code=1,
+            f"plot projections: {data} has {len(names)} classes; a plane needs three", exit_code=1
         )
     typed = study.classes or list(PAPER_CLASSES.get(data, names[:3]))
     found = []
@@ -145,13 +171,22 @@ def _chosen(study: Config, trained: Sequence[Trained]) -> Chosen:
     return Chosen(tuple(found), tuple(names[k] for k in found))
 
 
+def _chosen_of(study: Config, trained: Sequence[Trained]) -> Chosen:
+    done = next(one for one in trained if one.finished)
+    # Runs of an early version do not tell: their classes go by number.
+    classes = done.entry.metrics.get("classes")
+    if classes is None:
+        classes = [str(k) for k in range(done.outputs["test.logits"].shape[1])]
+    return _chosen(study, done.entry.metrics["config"]["data.name"], classes)
+
+
 def _asked(study: Config, chosen: Chosen, split: str) -> Measurement:
     return Measurement(split, chosen.numbers, study.examples)
 
 
 def measurements(study: Config, trained: Sequence[Trained]) -> list[Measurement]:
     """The first `examples` of each class, of train and, where there is one, of val."""
-    chosen = _chosen(study, trained)
+    chosen = _chosen_of(study, trained)
     done = next(one for one in trained if one.finished)
     splits = SPLITS if done.entry.metrics["val"] else SPLITS[:1]
     return [_asked(study, chosen, split) for split in splits]
@@ -163,8 +198,8 @@ class Picture:
 
     Attributes:
         plane: that of `method`; None for t-SNE.
-        points: split to coordinates [N, 2]; corners: of the three templates, [3, 2], empty for
-            t-SNE.
+        points: split to coordinates [N, 2], empty for a t-SNE that is not shown; corners: of the
+            three templates, [3, 2], empty for t-SNE.
         numbers: (split, metric) to value; split "" for those of the templates.
     """
 
@@ -178,28 +213,35 @@ class Picture:
 
 def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     """Pictures of all networks, and what is measured on them."""
-    chosen = _chosen(study, trained)
+    chosen = _chosen_of(study, trained)
     done = [one for one in trained if one.finished]
     config = done[0].entry.config
-    pictures = [_picture(study, chosen, one) for one in done]
-    seed = _shown_seed(study, pictures)
+    seed = _shown_seed(study, done)
+    pictures, flat = [], []
+    for one in done:
+        try:
+            shown = one.keys["seed"] == seed
+            pictures.append(_picture(study, chosen, one, shown=shown))
+        except ValueError as error:
+            flat.append(f"{one.entry.name}: {error}; left out")
+    if not pictures:
+        raise UserError(f"plot projections: {flat[0].removesuffix('; left out')}", exit_code=1)
     estimates = list(_estimates(pictures))
     tables = {
         "projections": estimates,
         "points": [row for one in pictures for row in _point_rows(chosen, one)],
-        "runs": [_run_row(one, shown=one.keys["seed"] == seed) for one in trained],
+        "runs": [run_row(one, shown=one.finished and one.keys["seed"] == seed) for one in trained],
     }
     corners = [row for one in pictures for row in _corner_rows(chosen, one)]
     if corners:
         tables["templates"] = corners
-    title = f"{recipe}, budget {config['budget']}, seed {seed}"
     return Result(
         recipe,
         tables,
         _findings(study, done, pictures),
         summary=_summary(estimates, trained),
-        notes=_notes(study, chosen, done),
-        title=title,
+        notes=[*_notes(study, chosen, done), *flat],
+        title=f"{recipe}, budget {config['budget']}, seed {seed}",
     )
 
 
@@ -210,13 +252,13 @@ METHODS = {
 }
 
 
-def _shown_seed(study: Config, pictures: Sequence[Picture]) -> int:
-    """The seed that is drawn.
+def _shown_seed(study: Config, done: Sequence[Trained]) -> int:
+    """The seed that is drawn: the one asked for, else the first of those with most eps.
 
     Raises:
         UserError: the one asked for is not trained.
     """
-    seeds = sorted({one.keys["seed"] for one in pictures})
+    seeds = sorted({one.keys["seed"] for one in done})
     if study.shown_seed is not None:
         if study.shown_seed not in seeds:
             raise UserError(
@@ -224,36 +266,44 @@ def _shown_seed(study: Config, pictures: Sequence[Picture]) -> int:
                 f"{', '.join(map(str, seeds))}"
             )
         return study.shown_seed
-    count = {seed: sum(one.keys["seed"] == seed for one in pictures) for seed in seeds}
+    count = {seed: sum(one.keys["seed"] == seed for one in done) for seed in seeds}
     return max(seeds, key=lambda seed: (count[seed], -seed))
 
 
-def _picture(study: Config, chosen: Chosen, one: Trained) -> Picture:
+def _picture(study: Config, chosen: Chosen, one: Trained, *, shown: bool) -> Picture:
+    """A network's picture and numbers; its t-SNE (slow, and without numbers) only to be shown.
+
+    Raises:
+        ValueError: there is no such picture of it.
+    """
     measured = {asked.split: found for asked, found in one.measured.items()}
     some = measured["train"]
     templates_KE = geometry.templates(some.weight_KD, some.bias_K)
     three_3E = templates_KE[list(chosen.numbers)]
-    points_by_split = {s: geometry.activations(m.features_ND) for s, m in measured.items()}
+    everywhere = {s: geometry.activations(m.features_ND) for s, m in measured.items()}
     plane: Plane | None = None
+    points: dict[str, np.ndarray] = {}
     corners = np.empty((0, 2))
-    try:
-        if study.method == "paper":
-            plane = geometry.plane_of(three_3E)
-        elif study.method == "templates_pca":
-            plane = geometry.principal_plane(three_3E, points_by_split["train"])
-    except ValueError as error:
-        raise UserError(f"{one.entry.name}: {error}", exit_code=1) from error
-    if plane is None:
-        together = np.concatenate([m.features_ND for m in measured.values()])
-        flat = geometry.tsne(together)
+    if study.method == "paper":
+        plane = geometry.plane_of(three_3E)
+    elif study.method == "templates_pca":
+        plane = geometry.principal_plane(three_3E, everywhere["train"])
+    elif shown:
+        flat = geometry.tsne(np.concatenate([m.features_ND for m in measured.values()]))
         ends = np.cumsum([len(m.labels_N) for m in measured.values()])[:-1]
         points = dict(zip(measured, np.split(flat, ends), strict=True))
-    else:
-        points = {s: geometry.project(plane, p) for s, p in points_by_split.items()}
+    if plane is not None:
+        points = {s: geometry.project(plane, found) for s, found in everywhere.items()}
         corners = geometry.project(plane, three_3E)
     picture = Picture(one.keys, measured, plane, points, corners, {})
-    picture.numbers = dict(_numbers(chosen, picture, templates_KE, points_by_split))
+    picture.numbers = dict(_numbers(chosen, picture, templates_KE, everywhere))
     return picture
+
+
+def _ratio(within: float, between: float) -> float:
+    """Infinite, or NaN, where classes lie on each other."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.float64(within) / np.float64(between))
 
 
 def _numbers(
@@ -266,15 +316,15 @@ def _numbers(
     pairs = itertools.combinations(chosen.names, 2)
     for (first, second), length in zip(pairs, lengths, strict=True):
         yield ("", f"side {first}-{second}"), float(length)
-    yield ("", "side_ratio"), float(lengths.max() / lengths.min())
+    yield ("", "side_ratio"), _ratio(lengths.max(), lengths.min())
     for split, found in picture.measured.items():
         points_NE, labels_N = points_by_split[split], found.labels_N
         within, between = geometry.scatter(points_NE, labels_N)
-        yield (split, "scatter_ratio"), within / between
+        yield (split, "scatter_ratio"), _ratio(within, between)
         if picture.plane is not None:
             flat_N2 = picture.points[split]
             within, between = geometry.scatter(flat_N2, labels_N)
-            yield (split, "scatter_ratio_plane"), within / between
+            yield (split, "scatter_ratio_plane"), _ratio(within, between)
             yield (split, "extent_plane"), float(np.sqrt(flat_N2.var(0).sum()))
             yield (split, "variance_kept"), geometry.kept(picture.plane, points_NE)
         far_NK = geometry.distances(points_NE, templates_KE)
@@ -285,16 +335,6 @@ def _numbers(
         yield (split, "distance_other_spread"), float((others_NJ.std(1) / others_NJ.mean(1)).mean())
 
 
-def _interval_row(found: Interval) -> Row:
-    return {
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
-        "interval": found.over if found.low is not None else None,
-    }
-
-
 def _estimates(pictures: Sequence[Picture]) -> Iterator[Row]:
     """Rows of projections.csv: each number at each eps, over seeds."""
     for eps in sorted({one.keys["eps"] for one in pictures}):
@@ -303,14 +343,17 @@ def _estimates(pictures: Sequence[Picture]) -> Iterator[Row]:
             values = np.array([one.numbers[split, metric] for one in here])
             row = {"eps": eps, "split": split, "metric": metric}
             if np.isfinite(values).all():
-                yield row | _interval_row(over_seeds(values))
+                yield row | interval_row(over_seeds(values))
 
 
 def _point_rows(chosen: Chosen, one: Picture) -> Iterator[Row]:
     names = dict(zip(chosen.numbers, chosen.names, strict=True))
     for split, found in one.measured.items():
         predicted = found.logits_NK.argmax(1)
-        for i, (x, y) in enumerate(one.points[split].tolist()):
+        points = one.points.get(split, np.empty((0, 2))).tolist()
+        in_order = sorted(range(len(points)), key=lambda i: chosen.numbers.index(found.labels_N[i]))
+        for i in in_order:
+            x, y = points[i]
             yield {
                 **one.keys,
                 "split": split,
@@ -327,39 +370,24 @@ def _corner_rows(chosen: Chosen, one: Picture) -> Iterator[Row]:
         yield {**one.keys, "class": name, "x": x, "y": y}
 
 
-def _run_row(one: Trained, *, shown: bool) -> Row:
-    metrics = one.entry.metrics
-    return {
-        **one.keys,
-        "status": one.entry.status,
-        "run": one.entry.name,
-        "shown": shown and one.finished,
-        "train_accuracy": metrics.get("train", {}).get("accuracy"),
-        "test_accuracy": (metrics.get("test") or {}).get("accuracy"),
-        "precision": one.entry.config.get("precision"),
-    }
-
-
 def _findings(study: Config, done: Sequence[Trained], pictures: Sequence[Picture]) -> list[Finding]:
     config = done[0].entry.config
-    if study.method != "paper":
-        because = "the claims are of method=paper"
-        return [untested(claim, None, because) for claim in CLAIMS]
-    if config.get("loss.spread", "uniform") != "uniform":
-        because = "eps is spread over the other classes only; the paper spreads it over all"
-        return [untested(claim, None, because) for claim in CLAIMS]
+    usual = Config()
     hard = {one.keys["seed"]: one for one in pictures if one.keys["eps"] == 0}
     smooth = {one.keys["seed"]: one for one in pictures if one.keys["eps"] == 0.1}
     seeds = sorted(hard.keys() & smooth.keys())
-    if not seeds:
+    because = ""
+    if study.method != usual.method:
+        because = "the claims are of method=paper"
+    elif study.classes is not None or study.examples != usual.examples:
+        because = f"the claims are of the default classes, {usual.examples} images of each"
+    elif config.get("loss.spread", "uniform") != "uniform":
+        because = OTHER_SPREAD
+    elif not seeds:
         because = "needs runs at eps 0 and 0.1 of the same seed"
+    if because:
         return [untested(claim, None, because) for claim in CLAIMS]
-    learnt = np.mean([o.entry.metrics["train"]["accuracy"] for o in done if o.keys["eps"] == 0])
-    closed = ""
-    if learnt < LEARNT:
-        closed = (
-            f"hard runs are right on {learnt:.3f} of their training images, not yet on {LEARNT}"
-        )
+    closed = learnt(done)
 
     def logs(of: dict[int, Picture], split: str, metric: str) -> np.ndarray:
         with np.errstate(divide="ignore"):
@@ -407,56 +435,60 @@ def _summary(estimates: Sequence[Row], trained: Sequence[Trained]) -> list[list[
 
     rows = [["eps", "split", "seeds", *(title for _, title, _ in COLUMNS), "sides' ratio"]]
     for eps in sorted({one.keys["eps"] for one in trained}):
-        count = sum(one.finished and one.keys["eps"] == eps for one in trained)
-        splits = [s for s in SPLITS if any(r["split"] == s for r in estimates)] if count else [""]
-        for split in splits:
+        here = {row["split"] for row in estimates if row["eps"] == eps}
+        for split in [s for s in SPLITS if s in here] or [""]:
             cells = [cell(eps, split, metric, digits) for metric, _, digits in COLUMNS]
-            rows.append([f"{eps:g}", split, str(count), *cells, cell(eps, "", "side_ratio", 3)])
+            cells.append(cell(eps, "", "side_ratio", 3))
+            rows.append([f"{eps:.12g}", split, seeds_cell(trained, eps), *cells])
     return rows
 
 
 def _notes(study: Config, chosen: Chosen, done: Sequence[Trained]) -> list[str]:
-    found = next(iter(done[0].measured.values()))
-    counts = [int((found.labels_N == k).sum()) for k in chosen.numbers]
-    few = "" if min(counts) == study.examples else f" (train has {', '.join(map(str, counts))})"
+    few = ""
+    for asked, found in done[0].measured.items():
+        counts = [int((found.labels_N == k).sum()) for k in chosen.numbers]
+        if min(counts) < study.examples:
+            few += f" ({asked.split} has {', '.join(map(str, counts))})"
     lines = [
         f"{', '.join(chosen.names)}; {study.examples} images of each{few}; {METHODS[study.method]}",
         "within/between: mean squared distance to the mean of the class, by that of these means "
         "to theirs; +- half of the 95 % interval over seeds",
     ]
     if len({one.keys["seed"] for one in done}) < 2:
-        lines.append("one seed: nothing can be said of seeds; seeds=5 trains more")
+        lines.append(ONE_SEED)
     return lines
 
 
 @styled
 def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
     """A row a recipe; a pair of panels, train and val, an eps. One scale in a row."""
-    shown = [_of_shown_seed(result) for result in results]
-    pairs = [sorted({row["eps"] for row in points}) for points, _ in shown]
-    columns = 2 * max(map(len, pairs))
+    rows = []
+    for result in results:
+        points, corners = _of_shown_seed(result)
+        splits = [s for s in SPLITS if any(row["split"] == s for row in points)]
+        all_eps = sorted({row["eps"] for row in points})
+        rows.append((points, corners, [(eps, split) for eps in all_eps for split in splits]))
+    columns = max(len(places) for _, _, places in rows)
     figure, axes_RC = grid(len(results), columns, width=2.5, height=3.0)
     figure.suptitle(f"Three classes: {METHODS[study.method]}")
-    for axes, result, of_seed, all_eps in zip(axes_RC, results, shown, pairs, strict=True):
-        points, corners = of_seed
-        splits = [s for s in SPLITS if any(row["split"] == s for row in points)]
-        places = [(eps, split) for eps in all_eps for split in splits]
+    for axes, result, (points, corners, places) in zip(axes_RC, results, rows, strict=True):
+        names = list(dict.fromkeys(row["class"] for row in points))
         for axis, (eps, split) in zip(axes, places, strict=False):
             here = [r for r in points if (r["eps"], r["split"]) == (eps, split)]
             there = [r for r in corners if r["eps"] == eps]
-            _draw_points(axis, here, there)
-            axis.set_title(f"{'validation' if split == 'val' else 'training'}, eps {eps:g}")
+            _draw_points(axis, names, here, there)
+            axis.set_title(f"{'validation' if split == 'val' else 'training'}, eps {eps:.12g}")
             if study.method == "tsne":
                 axis.set_xticks([])
                 axis.set_yticks([])
             else:
                 axis.set_xlabel("activation", fontsize=7)
                 _set_window(axis, [*points, *corners])
-                _enlarge(axis, here, there, [*points, *corners])
+                _enlarge(axis, names, here, there, [*points, *corners])
         for axis in axes[len(places) :]:
             axis.set_visible(False)
         axes[0].legend(fontsize=7, loc="best")
-        axes[0].set_ylabel(result.title.replace(", ", "\n"), fontsize=7)
+        axes[0].set_ylabel(plain(result.title).replace(", ", "\n"), fontsize=7)
     return {"projections": figure}
 
 
@@ -470,15 +502,17 @@ def _of_shown_seed(result: Result) -> tuple[list[Row], list[Row]]:
     return found[0], found[1]
 
 
-def _draw_points(axis: Any, points: Sequence[Row], corners: Sequence[Row]) -> None:
+def _draw_points(
+    axis: Any, names: Sequence[str], points: Sequence[Row], corners: Sequence[Row]
+) -> None:
     """Images as small marks, the templates as large ones on a triangle."""
     closed = [*corners, *corners[:1]]
     axis.plot([r["x"] for r in closed], [r["y"] for r in closed], color="0.4", linewidth=0.8)
-    for number, name in enumerate(dict.fromkeys(row["class"] for row in (corners or points))):
+    for number, name in enumerate(names):
         here = [row for row in points if row["class"] == name]
         style = {"marker": MARKERS[number], "color": COLORS[number]}
         at = [row["x"] for row in here], [row["y"] for row in here]
-        axis.scatter(*at, s=7, alpha=0.6, linewidths=0, zorder=2, label=name, **style)
+        axis.scatter(*at, s=7, alpha=0.6, linewidths=0, zorder=2, label=plain(name), **style)
         for row in corners:
             if row["class"] == name:
                 style = {"marker": MARKERS[number], "edgecolor": "black", "facecolor": "none"}
@@ -499,23 +533,33 @@ def _set_window(axis: Any, rows: Sequence[Row]) -> None:
     axis.set_box_aspect(1)
 
 
-SMALL = 0.4
-"""Pictures below this part of their window are shown enlarged beside."""
+INSETS = (0.42, 0.36, 0.3)
+"""Sides that an enlarged picture may have, in parts of the panel."""
 
 
 def _enlarge(
-    axis: Any, points: Sequence[Row], corners: Sequence[Row], everything: Sequence[Row]
+    axis: Any,
+    names: Sequence[str],
+    points: Sequence[Row],
+    corners: Sequence[Row],
+    everything: Sequence[Row],
 ) -> None:
-    """A picture that the common scale makes small, once more, in the corner where there is room."""
+    """A picture that the common scale makes small, once more, in a corner that it leaves free."""
     x, y, half = _window([*points, *corners])
     whole_x, whole_y, whole = _window(everything)
-    if half > SMALL * whole:
+    at_N2 = np.array([[row["x"] - whole_x, row["y"] - whole_y] for row in [*points, *corners]])
+    at_N2 = at_N2 / (2 * whole) + 0.5  # in parts of the panel
+    free = [
+        (left, bottom, side)
+        for side in INSETS
+        for left, bottom in itertools.product((0.0, 1 - side), repeat=2)
+        if side * whole > 1.2 * half and not _covers(left, bottom, side, at_N2)
+    ]
+    if not free:
         return
-    side = 0.42
-    left = 0.0 if x > whole_x else 1 - side
-    bottom = 0.0 if y > whole_y else 1 - side
+    left, bottom, side = free[0]
     inset = axis.inset_axes((left, bottom, side, side))
-    _draw_points(inset, points, corners)
+    _draw_points(inset, names, points, corners)
     half *= 1.1  # whole marks
     inset.set_xlim(x - half, x + half)
     inset.set_ylim(y - half, y + half)
@@ -528,3 +572,10 @@ def _enlarge(
     times = f"\N{MULTIPLICATION SIGN} {side * whole / half:.2g}"
     inset.text(0.97, 0.96, times, fontsize=7, ha="right", va="top", transform=inset.transAxes)
     axis.indicate_inset_zoom(inset, edgecolor="0.6")
+
+
+def _covers(left: float, bottom: float, side: float, at_N2: np.ndarray) -> bool:
+    """Whether a square, with some margin, lies over any of these places."""
+    low = np.array([left, bottom]) - 0.03
+    inside_N2 = (at_N2 > low) & (at_N2 < low + side + 0.06)
+    return bool(inside_N2.all(axis=1).any())

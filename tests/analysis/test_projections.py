@@ -76,6 +76,8 @@ def test_the_principal_plane_is_pca_within_the_span():
 def test_the_principal_plane_needs_three_dimensions():
     with pytest.raises(ValueError, match="less than three"):
         geometry.principal_plane(np.eye(20)[[0, 1, 1]], POINTS)
+    with pytest.raises(ValueError, match="less than three"):
+        geometry.principal_plane(np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), POINTS[:, :2])
 
 
 def test_of_a_regular_simplex_the_sides_are_equal():
@@ -120,3 +122,13 @@ def test_tsne_is_repeatable_and_separates_far_clusters():
     np.testing.assert_array_equal(found, geometry.tsne(features))
     within, between = geometry.scatter(found, labels)
     assert within < between
+
+
+@pytest.mark.parametrize("features", [np.zeros((24, 6)), RNG.normal(size=(3, 6))])
+def test_tsne_of_nothing_is_refused(features):
+    with pytest.raises(ValueError, match="t-SNE needs"):
+        geometry.tsne(features)
+
+
+def test_tsne_of_a_single_feature():
+    assert np.isfinite(geometry.tsne(RNG.normal(size=(24, 1)))).all()

@@ -18,9 +18,10 @@ def network(noise, scale=1.0, examples=12, seed=0):
     """(train, val) of a network whose features are `scale` times the template plus noise."""
     rng = np.random.default_rng(seed)
     weight = np.eye(4, 6, dtype=np.float32)
-    labels = np.repeat(np.arange(3), examples)
+    labels = rng.permutation(np.repeat(np.arange(3), examples))
     found = {}
     for split, factor in (("train", 1.0), ("val", 2.0)):
+        labels = labels[::-1]  # another class comes first
         features = scale * weight[labels] + factor * noise * rng.normal(size=(len(labels), 6))
         features = features.astype(np.float32)
         bias = np.zeros(4, np.float32)
@@ -151,9 +152,10 @@ def test_findings_follow_the_declared_rules():
 @pytest.mark.parametrize(
     ("trained", "keys", "because"),
     [
-        (several(learnt=0.9), {}, "right on 0.900 of their training images, not yet on 0.95"),
+        (several(learnt=0.9), {}, "right on 0.900 of their training images, not 0.95"),
         (several(), {"method": "tsne"}, "the claims are of method=paper"),
         (several(), {"method": "templates_pca"}, "the claims are of method=paper"),
+        (several(), {"classes": ["0", "2", "1"]}, "the claims are of the default classes"),
         ([made(0.0, 0, network(1.0))], {}, "needs runs at eps 0 and 0.1 of the same seed"),
     ],
 )
@@ -173,13 +175,16 @@ def test_templates_on_a_line_are_told_with_the_run():
     flat = {split: one._replace(weight_KD=np.zeros((4, 6))) for split, one in found.items()}
     with pytest.raises(UserError, match="the three templates lie on a line"):
         analyzed([made(0.0, 0, flat)])
+    result = analyzed([made(0.0, 0, flat), made(0.0, 1, found)])
+    assert "run-0.0-0: the three templates lie on a line" in result.notes[-1]
+    assert {row["seed"] for row in result.tables["points"]} == {1}
 
 
 def test_points_and_templates_are_tabled_for_every_network():
     result = analyzed(several())
     assert len(result.tables["points"]) == 6 * 2 * 36
     first = result.tables["points"][0]
-    assert (first["class"], first["split"], first["index"]) == ("airplane", "train", 0)
+    assert (first["class"], first["split"]) == ("airplane", "train")
     assert len(result.tables["templates"]) == 6 * 3
 
 
@@ -203,6 +208,63 @@ def test_the_figure_has_four_panels_of_one_scale_with_points_and_templates():
     legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
     assert legend == ["airplane", "automobile", "bird"]
     assert "the paper's" in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("method", ["paper", "tsne"])
+def test_a_class_has_one_colour_everywhere(method):
+    figure = drawn(analyzed(several(), method=method), method=method)
+    legend = figure.axes[0].get_legend()
+    names = [text.get_text() for text in legend.get_texts()]
+    for axis in figure.axes:
+        shown = {marks.get_label(): marks for marks in axis.collections}
+        for name, handle in zip(names, legend.legend_handles, strict=True):
+            found, expected = shown[name].get_facecolor(), handle.get_facecolor()
+            np.testing.assert_array_equal(found[0][:3], expected[0][:3])
+
+
+def test_classes_that_lie_on_each_other_have_no_ratio():
+    found = network(1.0)
+    dead = {s: one._replace(features_ND=np.zeros((36, 6), np.float32)) for s, one in found.items()}
+    result = analyzed([made(0.0, 0, dead)])
+    assert "scatter_ratio" not in {row["metric"] for row in result.tables["projections"]}
+    drawn(result)
+    with pytest.raises(UserError, match="not all alike"):
+        analyzed([made(0.0, 0, dead)], method="tsne")
+
+
+def test_without_val_there_are_no_empty_panels():
+    trained = several()
+    for one in trained:
+        del one.measured[Measurement("val", (0, 1, 2), 100)]
+    assert len(drawn(analyzed(trained)).axes) == 2
+
+
+def test_enlarged_pictures_lie_over_no_point():
+    for scale in (1.0, 1.5, 2.0, 3.0):
+        trained = [made(0.0, 0, network(0.5, 8.0)), made(0.1, 0, network(0.3, scale))]
+        for axis in drawn(analyzed(trained)).axes:
+            for inset in axis.child_axes:
+                box = inset.get_window_extent()
+                for marks in axis.collections[:6]:
+                    at = axis.transData.transform(marks.get_offsets())
+                    assert not any(box.contains(*place) for place in at)
+
+
+def test_runs_that_do_not_tell_their_classes_have_numbers(monkeypatch):
+    one = made(0.0, 0, network(1.0), data="old")
+    del one.entry.metrics["classes"]
+    logits = {"test.logits": np.zeros((1, 4))}
+    monkeypatch.setattr(Trained, "outputs", property(lambda _self: logits))
+    [asked, _] = projections.measurements(Config(), [one])
+    assert asked.classes == (0, 1, 2)
+
+
+def test_what_could_not_be_drawn_is_refused_before_training():
+    projections.check(Config(), "cifar10", NAMES)
+    with pytest.raises(UserError, match="has no class dog"):
+        projections.check(Config(classes=["dog", "cat", "bird"]), "cifar10", NAMES)
+    with pytest.raises(UserError, match="shown_seed=9: must be one of seeds: 0, 1"):
+        projections.check(Config(seeds=[0, 1], shown_seed=9), "cifar10", NAMES)
 
 
 def test_tsne_is_named_and_has_no_scale_and_no_templates():
