@@ -98,7 +98,7 @@ def _train(words: list[str]) -> int:
                 print(plan.describe(run), plan.describe_state(run), sep="\n")
                 continue
             say(plan.describe(run))
-            if run.folder.finished():
+            if run.done():
                 say("finished before: not trained again")
             metrics = local.execute(run)
         except local.Stopped:

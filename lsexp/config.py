@@ -266,6 +266,14 @@ class Budget:
 @dataclass
 class ArtifactsConfig:
     tensorboard: bool = key(True, "write TensorBoard scalars", aside=True)
+    snapshots: int = key(
+        0,
+        "keep the weights this many times, start and end among them: dense early, then even; a "
+        "finished run that lacks them is trained again aside, and must end in the same weights",
+        at_least=0,
+        at_most=1000,
+        aside=True,
+    )
     checkpoint_seconds: float = key(
         30.0,
         "seconds between checkpoints within an epoch; each epoch's end makes one too, "

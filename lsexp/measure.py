@@ -22,6 +22,7 @@ from lsexp.config import CustomConfig, TrainConfig, revived
 from lsexp.errors import UserError
 from lsexp.runs.catalog import load_outputs
 from lsexp.runs.store import RunFolder, replace_file, sha256_of
+from lsexp.runs.tensors import packed, unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,13 +93,13 @@ def measure(
             known = network.measure(one)
             with contextlib.suppress(OSError):  # a folder that is read-only is measured each time
                 file.parent.mkdir(exist_ok=True)
-                replace_file(file, _packed(known))
+                replace_file(file, packed(known._asdict()))
         found.append(known)
     return found
 
 
 def _weights(path: Path, step: int | None) -> Path:
-    return path / ("model.safetensors" if step is None else f"snapshots/step-{step}.safetensors")
+    return path / "model.safetensors" if step is None else RunFolder(path).snapshot(step)
 
 
 def _file(path: Path, asked: Measurement, metrics: dict[str, Any]) -> Path:
@@ -115,34 +116,12 @@ def _file(path: Path, asked: Measurement, metrics: dict[str, Any]) -> Path:
     return path / "measured" / f"{asked.split}-{when}-{digest}.safetensors"
 
 
-def _packed(found: Measured) -> bytes:
-    from safetensors.numpy import save
-
-    arrays = {name: np.ascontiguousarray(part) for name, part in found._asdict().items()}
-    return save(arrays, metadata={"sha256": _checksum(arrays)})
-
-
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
-
-
 def _read(file: Path) -> Measured | None:
     """None where it is not there, or not whole any more."""
-    from safetensors import safe_open
-
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            right = (opened.metadata() or {}).get("sha256") == _checksum(arrays)
-        return Measured(**arrays) if right else None
-    except Exception:  # safetensors' own kinds, and names that are not ours
-        return None
+    arrays = unpacked(file)
+    return (
+        Measured(**arrays) if arrays is not None and set(arrays) == set(Measured._fields) else None
+    )
 
 
 def read_logits(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -254,6 +233,7 @@ class _Network:
 
     def _model(self, step: int | None) -> nn.Module:
         """The network after `step` updates; that of the end must give the recorded outputs."""
+        import torch
         from safetensors.torch import load_file
 
         from lsexp.data.batches import generator, input_shape
@@ -268,9 +248,20 @@ class _Network:
         )
         weights = _weights(self.path, step)
         try:
-            model.load_state_dict(load_file(weights))
+            if step is None:
+                tensors = load_file(weights)
+            else:
+                arrays = unpacked(weights)
+                if arrays is None:
+                    raise ValueError("not as it was written")
+                tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            model.load_state_dict(tensors)
         except Exception as error:  # safetensors' own kinds, or another network's
-            raise UserError(f"{weights}: damaged ({error})", exit_code=1) from error
+            raise UserError(
+                f"{weights}: damaged ({error}); where it is removed, artifacts.snapshots= makes it "
+                f"again",
+                exit_code=1,
+            ) from error
         model = model.to(self.device)
         if step is None:
             some = np.arange(min(len(self.outputs["test.labels"]), CHECKED))

@@ -374,7 +374,7 @@ def _tell_plan(
 
     todo, errors, failed = [], [], 0
     for i, (run, plan) in enumerate(zip(runs, plans, strict=True)):
-        if plan.folder.finished():
+        if plan.done():
             continue
         failure = plan.folder.failure()
         failed += failure is not None

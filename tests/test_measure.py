@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from support import tiny_plan
 
@@ -17,6 +16,7 @@ from lsexp.launch.local import execute
 from lsexp.measure import Measurement
 from lsexp.runs.catalog import load_outputs, read_run
 from lsexp.runs.store import RunFolder, sha256_of
+from lsexp.runs.tensors import packed
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +129,18 @@ def test_a_folder_that_cannot_be_written_is_measured_all_the_same(run):
 def test_a_snapshot_is_measured_by_its_own_weights(run):
     weights = load_file(run / "model.safetensors")
     (run / "snapshots").mkdir()
-    save_file(
-        {k: torch.zeros_like(v) for k, v in weights.items()}, run / "snapshots/step-7.safetensors"
-    )
+    path = run / "snapshots" / "step-7.safetensors"
+    path.write_bytes(packed({name: 0 * value.numpy() for name, value in weights.items()}))
     end, snapshot = measure.measure(run, [Measurement("val"), Measurement("val", step=7)])
     assert not snapshot.logits_NK.any()
     assert end.logits_NK.any()
     with pytest.raises(UserError, match=r"step-8\.safetensors: the run has no such snapshot"):
         measure.measure(run, [Measurement("val", step=8)])
+    flipped = bytearray(path.read_bytes())
+    flipped[-3] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(UserError, match=r"step-7\.safetensors: damaged"):
+        measure.measure(run, [Measurement("val", step=7)])
 
 
 def test_without_images_held_out_val_is_refused(tmp_path):

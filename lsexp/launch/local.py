@@ -7,9 +7,10 @@ waited for, one that was interrupted goes on from its checkpoint.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import FrameType
 from typing import Any
 
@@ -20,7 +21,8 @@ from lsexp.launch.plan import Plan
 from lsexp.launch.progress import Shown, View
 from lsexp.launch.results import Segment, failure, segment, write_results
 from lsexp.runs.claims import Claim, Record, acquire, describe
-from lsexp.runs.store import replace_file
+from lsexp.runs.store import RunFolder, replace_file, snapshot_path
+from lsexp.runs.tensors import packed
 from lsexp.text import say
 from lsexp.training.checkpoint import pack, unpack
 from lsexp.training.hardware import Environment, environment, prepare
@@ -91,7 +93,45 @@ def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View)
             f"the same command goes on",
             exit_code=1,
         ) from error
-    return folder.verified_metrics()
+    metrics = folder.verified_metrics()
+    if plan.lacking(folder.path):
+        _train_aside(plan, metrics, wait=wait, view=view)
+    return metrics
+
+
+def _train_aside(
+    plan: Plan, metrics: dict[str, Any], *, wait: bool, view: Callable[..., Shown]
+) -> None:
+    """Train a finished run once more in a folder of its own, and take only its snapshots.
+
+    Raises:
+        UserError: it did not end in the weights of the finished run.
+    """
+    folder = plan.folder
+    say(f"{folder.path}: finished without the snapshots asked for; trained again aside for them")
+    aside = RunFolder(folder.path.parent / ".aside" / folder.path.name)
+    artifacts = replace(plan.config.artifacts, tensorboard=False)
+    config = replace(plan.config, artifacts=artifacts, threads=metrics["config"]["threads"])
+    again = execute(replace(plan, config=config, folder=aside), wait=wait, view=view)
+    if again["checksums"]["model.safetensors"] != metrics["checksums"]["model.safetensors"]:
+        then, now = (found["provenance"] for found in (metrics, again))
+        names = ("device", "cpu_class", "threads", "torch")
+        changed = [
+            f"{n} {then.get(n)}, now {now.get(n)}" for n in names if then.get(n) != now.get(n)
+        ]
+        raise UserError(
+            f"{folder.path}: trained again, it ended in other weights"
+            f"{' (' + '; '.join(changed) + ')' if changed else ''}: its snapshots cannot be had "
+            f"here; what was trained lies in {aside.path}",
+            exit_code=1,
+        )
+    (folder.path / "snapshots").mkdir(exist_ok=True)
+    for step in plan.snapshots:
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            aside.snapshot(step).replace(folder.snapshot(step))
+    shutil.rmtree(aside.path, ignore_errors=True)
+    if plan.lacking(folder.path):
+        raise UserError(f"{folder.path}: its snapshots were removed meanwhile", exit_code=1)
 
 
 class Stopped(UserError):
@@ -133,6 +173,12 @@ class _Recorder:
         whole = pack({**state, "identity": self.plan.identity, "segments": self.segments})
         replace_file(self.claim.attempt / "checkpoint.pt", whole)
         replace_file(self.claim.attempt / "history.csv", history_text(self.history))
+
+    def snapshot(self, step: int, weights: dict[str, torch.Tensor]) -> None:
+        path = snapshot_path(self.claim.attempt, step)
+        path.parent.mkdir(exist_ok=True)
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
+        replace_file(path, packed(arrays))
 
     def stopping(self) -> bool:
         return bool(self.signals) or self.claim.lost
@@ -206,6 +252,7 @@ def _train_claimed(
                 recorder,
                 progress,
                 checkpoint_seconds=config.artifacts.checkpoint_seconds,
+                snapshots=plan.snapshots,
             )
         finally:
             recorder.close()
@@ -237,11 +284,22 @@ def _state_to_resume(
             state = unpack(path.read_bytes())
             if state["identity"] != plan.identity:
                 raise ValueError("of another run")
+            step = state["member"]["step"]
+            lacking = [at for at in plan.lacking(path.parent) if at <= step]
+            if lacking:
+                say(f"{path.parent}: without {len(lacking)} of the snapshots asked for, left aside")
+                state = None
+                continue
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             say(f"{path}: damaged ({error}), ignored")
             state = None
             continue
         env = _keep_to(Environment(**state["segments"][-1]["environment"]), env, plan)
+        for at in plan.snapshots:
+            kept = snapshot_path(path.parent, at)
+            if at <= step and kept != snapshot_path(claim.attempt, at):
+                snapshot_path(claim.attempt, at).parent.mkdir(exist_ok=True)
+                replace_file(snapshot_path(claim.attempt, at), kept.read_bytes())
         replace_file(claim.attempt / "checkpoint.pt", path.read_bytes())
         history = Progress.load(state["progress"]).history
         replace_file(claim.attempt / "history.csv", history_text(history))

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from lsexp.models.foreign import source_digest
 from lsexp.runs import claims
 from lsexp.runs.claims import create_exclusively
 from lsexp.runs.identity import Science, run_name, science
-from lsexp.runs.store import RunFolder, runs_folder
+from lsexp.runs.store import RunFolder, runs_folder, snapshot_path
 from lsexp.text import duration
 from lsexp.training.checkpoint import unpack
 from lsexp.training.hardware import (
@@ -36,6 +37,7 @@ from lsexp.training.hardware import (
 )
 from lsexp.training.member import Member, step
 from lsexp.training.optimizer import parameter_groups
+from lsexp.training.snapshots import snapshot_steps
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,19 @@ class Plan:
     @property
     def device(self) -> torch.device:
         return torch.device(self.config.device)
+
+    @property
+    def snapshots(self) -> list[int]:
+        """Steps after which weights are to be kept."""
+        return snapshot_steps(self.config.train.steps, self.config.artifacts.snapshots)
+
+    def lacking(self, folder: Path) -> list[int]:
+        """Those of which a run folder, or an attempt's, has no weights."""
+        return [step for step in self.snapshots if not snapshot_path(folder, step).is_file()]
+
+    def done(self) -> bool:
+        """Whether the run is finished, with all that is asked of it."""
+        return self.folder.finished() and not self.lacking(self.folder.path)
 
     def images(self, split: str) -> Images:
         arrays = self.dataset.arrays
@@ -190,8 +205,14 @@ def describe_training(plan: Plan) -> str:
 def describe_state(plan: Plan) -> str:
     """What is left to do, from the folder and a short measurement here."""
     folder, steps = plan.folder, plan.config.train.steps
-    if folder.finished():
+    if plan.done():
         return "state    finished"
+    if folder.finished():
+        cost = duration(seconds_of_training(plan))
+        return (
+            f"state    finished, but for {len(plan.lacking(folder.path))} snapshots; about {cost} "
+            f"to train it again aside for these"
+        )
     failed = folder.failure()
     if failed is not None:
         return f"state    failed: {failed.get('error')}; retry_failed=true trains it again"

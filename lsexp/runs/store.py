@@ -4,6 +4,7 @@
       config.yaml            resolved, whole; `identity` holds the science fields
       history.csv            a row a pass over the training images
       model.safetensors      final weights
+      snapshots/step-*.safetensors   weights on the way, where they were asked for
       outputs.safetensors    <split>.logits [N, K], .labels, .indices of val and test; train.indices
       metrics.json           written last: the run is finished when it exists
       failure.json           instead, when the run failed
@@ -80,6 +81,10 @@ class RunFolder:
                     exit_code=1,
                 )
         return metrics
+
+    def snapshot(self, step: int) -> Path:
+        """Where the weights after so many updates are, if they were kept."""
+        return snapshot_path(self.path, step)
 
     def failure(self) -> dict[str, Any] | None:
         """What failure.json says, None without one."""
@@ -225,6 +230,11 @@ class RunFolder:
                 f"{self.path / name}: damaged; move {self.path} away, and the run is trained again",
                 exit_code=1,
             ) from error
+
+
+def snapshot_path(folder: Path, step: int) -> Path:
+    """In a run folder, or in an attempt's."""
+    return folder / "snapshots" / f"step-{step}.safetensors"
 
 
 def config_text(config: TrainConfig, identity: Science, chosen: dict[str, str]) -> str:

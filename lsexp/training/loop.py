@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -73,6 +74,9 @@ class Watcher(Protocol):
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Keep this; `resume` takes it."""
 
+    def snapshot(self, step: int, weights: dict[str, torch.Tensor]) -> None:
+        """Keep these weights."""
+
     def stopping(self) -> bool:
         """Whether to stop here, after a checkpoint."""
 
@@ -109,6 +113,7 @@ def train(
     progress: Progress,
     *,
     checkpoint_seconds: float,
+    snapshots: Sequence[int] = (),
 ) -> bool:
     """Train `member` from where it stands to its last step.
 
@@ -116,6 +121,7 @@ def train(
         val: may be empty: then there is no best val.
         progress: continued in place.
         checkpoint_seconds: a checkpoint at the first look after this long.
+        snapshots: steps after which the watcher is to keep the weights, ascending.
 
     Returns:
         True at the end, False where the watcher wanted to stop (a checkpoint was made).
@@ -133,14 +139,19 @@ def train(
         progress.seconds = time.monotonic() - started
         return {"member": member.state(), "progress": progress.state()}
 
+    if member.step == 0 and 0 in snapshots:
+        watcher.snapshot(0, member.model.state_dict())
     while member.step < steps:
         end = row_end(member, member.step)
-        for _ in range(min(chunk, end - member.step)):
+        stop = min([end, *(at for at in snapshots if at > member.step)])
+        for _ in range(min(chunk, stop - member.step)):
             step(member)
         losses = member.losses_S[: member.since_reset].cpu()
         if not bool(losses.isfinite().all()):
             first = int((~losses.isfinite()).nonzero()[0])
             raise Diverged(member.step - member.since_reset + first + 1, "the training loss")
+        if member.step in snapshots:  # before any checkpoint that lies behind it
+            watcher.snapshot(member.step, member.model.state_dict())
 
         now = time.monotonic()
         steps_per_second = (member.step - looked_step) / max(now - looked, 1e-9)

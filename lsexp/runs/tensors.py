@@ -1,0 +1,42 @@
+"""Files of named arrays that tell whether they are whole: snapshots, measurements.
+
+safetensors notices a file that was cut; a checksum in its metadata one whose content changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+
+def packed(arrays: dict[str, np.ndarray]) -> bytes:
+    """The file that holds these."""
+    from safetensors.numpy import save
+
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return save(whole, metadata={"sha256": _checksum(whole)})
+
+
+def unpacked(file: Path) -> dict[str, np.ndarray] | None:
+    """What a file holds; None where it is not there, or not as it was written."""
+    from safetensors import safe_open
+
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            right = (opened.metadata() or {}).get("sha256") == _checksum(arrays)
+    except Exception:  # safetensors' own kinds
+        return None
+    return arrays if right else None
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""Snapshots: asked for at the start, later, and over an interruption; the run stays what it is."""
+
+import json
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from support import TINY, lsexp, names, tiny_plan, until_it_saves, weights
+
+from lsexp.errors import UserError
+from lsexp.launch.local import execute
+from lsexp.runs.store import sha256_of
+from lsexp.runs.tensors import unpacked
+from lsexp.training.snapshots import snapshot_steps
+
+ASKED = "artifacts.snapshots=7"
+STEPS = snapshot_steps(50, 7)
+
+
+def kept(folder):
+    return {name: unpacked(folder / "snapshots" / name) for name in names(folder / "snapshots")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was trained with snapshots."""
+    plan = tiny_plan(tmp_path_factory.mktemp("whole"), ASKED)
+    execute(plan)
+    return plan.folder.path
+
+
+def test_snapshots_are_the_weights_on_the_way(whole, tmp_path):
+    assert names(whole / "snapshots") == {f"step-{step}.safetensors" for step in STEPS}
+    for step in STEPS[:3]:
+        plan = tiny_plan(tmp_path, f"train.steps={max(step, 1)}", "optim.schedule=constant")
+        if step == 0:
+            first = plan.member(plan.images("train")).model.state_dict()
+            expected = {name: value.numpy() for name, value in first.items()}
+        else:
+            execute(plan)
+            expected = load_file(plan.folder.path / "model.safetensors")
+        found = unpacked(whole / "snapshots" / f"step-{step}.safetensors")
+        assert found.keys() == expected.keys()
+        if step == 0:
+            for name, value in expected.items():
+                np.testing.assert_array_equal(found[name], value)
+
+
+def test_they_change_neither_name_nor_weights(whole, tmp_path):
+    plan = tiny_plan(tmp_path)
+    execute(plan)
+    assert plan.folder.path.name == whole.name
+    assert weights(plan.folder.path) == weights(whole)
+
+
+def test_a_finished_run_gets_them_from_a_training_aside(whole, tmp_path):
+    plan = tiny_plan(tmp_path)
+    execute(plan)
+    folder = plan.folder.path
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again = tiny_plan(tmp_path, ASKED)
+    assert not again.done()
+    execute(again)
+    assert again.done()
+    assert names(folder) == {*before, "snapshots"}
+    for name, content in before.items():
+        assert (folder / name).read_bytes() == content
+    for name, arrays in kept(whole).items():
+        for key, value in arrays.items():
+            np.testing.assert_array_equal(kept(folder)[name][key], value)
+    assert not any((tmp_path / ".aside").iterdir())
+
+
+def test_fewer_of_them_are_another_question(whole):
+    assert tiny_plan(whole.parent, ASKED).done()
+    assert not tiny_plan(whole.parent, "artifacts.snapshots=20").done()
+    assert tiny_plan(whole.parent).done()
+
+
+def test_other_weights_are_told_and_nothing_is_added(tmp_path):
+    plan = tiny_plan(tmp_path)
+    execute(plan)
+    folder = plan.folder.path
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["checksums"]["model.safetensors"] = sha256_of(folder / "model.safetensors")
+    metrics["provenance"]["torch"] = "1.0"
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match=r"ended in other weights \(torch 1\.0, now"):
+        execute(tiny_plan(tmp_path, ASKED))
+    assert "snapshots" not in names(folder)
+
+
+def test_a_snapshot_that_was_removed_comes_back(whole, tmp_path):
+    plan = tiny_plan(tmp_path, ASKED)
+    execute(plan)
+    path = plan.folder.snapshot(STEPS[2])
+    content = path.read_bytes()
+    path.unlink()
+    execute(plan)
+    assert path.read_bytes() == content
+
+
+LONG = ["train.steps=3000", "artifacts.checkpoint_seconds=0.1"]
+
+
+def test_they_outlive_a_kill(tmp_path):
+    words = ["train", *TINY, *LONG, "artifacts.snapshots=9"]
+    process = lsexp(*words, cwd=tmp_path, start=True)
+    until_it_saves(tmp_path / "runs", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = lsexp(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continuing" in done.stderr
+    folder = tmp_path / done.stdout.splitlines()[-1]
+    undisturbed = tiny_plan(tmp_path / "alone", *LONG, "artifacts.snapshots=9")
+    execute(undisturbed)
+    assert weights(folder) == weights(undisturbed.folder.path)
+    expected = kept(undisturbed.folder.path)
+    assert kept(folder).keys() == expected.keys()
+    for name, arrays in expected.items():
+        for key, value in arrays.items():
+            np.testing.assert_array_equal(kept(folder)[name][key], value)
+
+
+def test_a_run_that_was_begun_without_begins_again(tmp_path):
+    words = ["train", *TINY, *LONG]
+    process = lsexp(*words, cwd=tmp_path, start=True)
+    until_it_saves(tmp_path / "runs", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = lsexp(*words, "artifacts.snapshots=9", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "of the snapshots asked for, left aside" in done.stderr
+    assert "continuing" not in done.stderr
+    folder = tmp_path / done.stdout.splitlines()[-1]
+    assert len(names(folder / "snapshots")) == 8
+
+
+def test_a_dry_run_tells_what_they_would_cost(tmp_path):
+    plan = tiny_plan(tmp_path)
+    execute(plan)
+    done = lsexp(
+        "train", *TINY, f"runs_dir={tmp_path}", ASKED, "--dry-run", cwd=tmp_path
+    )  # fmt: skip
+    assert "finished, but for 6 snapshots; about " in done.stdout
+
+
+def test_a_plan_with_another_folder_is_the_same_run(tmp_path):
+    plan = tiny_plan(tmp_path, ASKED)
+    assert replace(plan, folder=plan.folder).snapshots == STEPS
