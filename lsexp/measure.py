@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Raised by hand when the same question would be answered otherwise."""
+DRAWS_SEED = -1
+"""Of augmented draws; no run has it."""
 CHECKED = 100
 """Recorded logits that a network read back must give before it is asked anything."""
 
@@ -68,9 +70,39 @@ class Measured(NamedTuple):
     bias_K: np.ndarray
 
 
-def measure(
-    path: Path, asked: Sequence[Measurement], data_dir: str | None = None
-) -> list[Measured]:
+class Draws(NamedTuple):
+    """What two logits say of training images under random augmentation (the paper's Figure 6).
+
+    Attributes:
+        classes: the two, by index.
+        examples: so many images of each at most, as many of one as of the other, behind the first
+            `skip` of it: other values of `skip` give other images.
+        draws: how often each is augmented anew, as in training. The draws are the same for every
+            network, and not those of any training.
+        step: of the snapshot after so many updates; None: of the final weights.
+    """
+
+    classes: tuple[int, int]
+    examples: int
+    draws: int
+    skip: int = 0
+    step: int | None = None
+
+
+class Drawn(NamedTuple):
+    """difference_NM: logit of the first class minus that of the second, float32, for each image and
+    draw, in evaluation mode; labels_N, indices_N: as in `Measured`."""
+
+    difference_NM: np.ndarray
+    labels_N: np.ndarray
+    indices_N: np.ndarray
+
+
+Question = Measurement | Draws
+Answer = Measured | Drawn
+
+
+def measure(path: Path, asked: Sequence[Question], data_dir: str | None = None) -> list[Answer]:
     """What is asked of a finished run, read from beside it or measured and left there.
 
     Args:
@@ -87,10 +119,10 @@ def measure(
     found = []
     for one in asked:
         file = _file(path, one, metrics)
-        known = _read(file)
+        known = _read(file, Measured if isinstance(one, Measurement) else Drawn)
         if known is None:
             network = network or _Network(path, metrics, data_dir)
-            known = network.measure(one)
+            known = network.measure(one) if isinstance(one, Measurement) else network.draw(one)
             with contextlib.suppress(OSError):  # a folder that is read-only is measured each time
                 file.parent.mkdir(exist_ok=True)
                 replace_file(file, packed(known._asdict()))
@@ -102,7 +134,7 @@ def _weights(path: Path, step: int | None) -> Path:
     return path / "model.safetensors" if step is None else RunFolder(path).snapshot(step)
 
 
-def _file(path: Path, asked: Measurement, metrics: dict[str, Any]) -> Path:
+def _file(path: Path, asked: Question, metrics: dict[str, Any]) -> Path:
     """Where the answer is kept."""
     weights = _weights(path, asked.step)
     checksum = metrics["checksums"].get(weights.relative_to(path).as_posix())
@@ -110,18 +142,19 @@ def _file(path: Path, asked: Measurement, metrics: dict[str, Any]) -> Path:
         if not weights.is_file():
             raise UserError(f"{weights}: the run has no such snapshot", exit_code=1)
         checksum = sha256_of(weights)
-    question = [VERSION, checksum, metrics["identity"]["data.digest"], asked]
+    what = asked.split if isinstance(asked, Measurement) else "draws"
+    question = [VERSION, what, checksum, metrics["identity"]["data.digest"], asked]
     digest = hashlib.sha256(json.dumps(question).encode()).hexdigest()[:12]
     when = "end" if asked.step is None else f"step-{asked.step}"
-    return path / "measured" / f"{asked.split}-{when}-{digest}.safetensors"
+    return path / "measured" / f"{what}-{when}-{digest}.safetensors"
 
 
-def _read(file: Path) -> Measured | None:
+def _read(file: Path, kind: type[Measured] | type[Drawn]) -> Answer | None:
     """None where it is not there, or not whole any more."""
     arrays = unpacked(file)
-    return (
-        Measured(**arrays) if arrays is not None and set(arrays) == set(Measured._fields) else None
-    )
+    if arrays is None or set(arrays) != set(kind._fields):
+        return None
+    return kind(**arrays)
 
 
 def read_logits(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -207,6 +240,7 @@ class _Network:
                 exit_code=1,
             )
         self._check_source(metrics)
+        self.last: tuple[int | None, nn.Module] | None = None
         self.device = resolve_device("auto")
         prepare(self.device, default_threads())
         self.outputs = load_outputs(path)
@@ -233,6 +267,11 @@ class _Network:
 
     def _model(self, step: int | None) -> nn.Module:
         """The network after `step` updates; that of the end must give the recorded outputs."""
+        if self.last is None or self.last[0] != step:
+            self.last = step, self._built(step)
+        return self.last[1]
+
+    def _built(self, step: int | None) -> nn.Module:
         import torch
         from safetensors.torch import load_file
 
@@ -317,6 +356,41 @@ class _Network:
         weight = _array(head.weight)
         bias = np.zeros(len(weight), np.float32) if head.bias is None else _array(head.bias)
         return Measured(logits, features, labels[chosen], indices[chosen], weight, bias)
+
+    def draw(self, asked: Draws) -> Drawn:
+        """The same images in every draw, each draw a pass of training's own batches over them."""
+        import torch
+
+        from lsexp.data.batches import Batches, Images
+        from lsexp.models import evaluating
+        from lsexp.training.evaluate import BATCH
+
+        images, labels = self._arrays("train")
+        indices = self.outputs["train.indices"]
+        of_class = [indices[labels[indices] == k][asked.skip :] for k in asked.classes]
+        count = min(asked.examples, *map(len, of_class))
+        if count < 2:
+            names = " or ".join(self.dataset.arrays.classes[k] for k in asked.classes)
+            raise UserError(
+                f"{self.path.name}: trained on too few images of class {names} for these subsets",
+                exit_code=1,
+            )
+        chosen = [part[:count] for part in of_class]
+        which = np.concatenate(chosen)
+        here = Images.on(self.device, images, labels, which)
+        batches = Batches(
+            here, self.preprocess, self.config.augment, batch_size=len(which), seed=DRAWS_SEED
+        )
+        model = self._model(asked.step)
+        first, second = asked.classes
+        difference_NM = np.empty((len(which), asked.draws), np.float32)
+        with torch.no_grad(), evaluating(model):
+            for draw in range(asked.draws):
+                inputs_NCHW, _ = batches(draw)
+                logits_NK = torch.cat([model(part)[0] for part in inputs_NCHW.split(BATCH)])
+                order_N = batches.epoch(draw).order_N.cpu().numpy()
+                difference_NM[order_N, draw] = _array(logits_NK[:, first] - logits_NK[:, second])
+        return Drawn(difference_NM, labels[which], which)
 
     def _compare(self, logits_NK: np.ndarray, recorded_NK: np.ndarray) -> None:
         """Other hardware moves the last bits, no more."""

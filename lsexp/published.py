@@ -36,6 +36,10 @@ PAPER_CLASSES: dict[str, tuple[str, str, str]] = {
 """Data set to the three classes of Figure 1."""
 
 
+PAPER_PAIR: dict[str, tuple[str, str]] = {"cifar10": ("airplane", "dog")}
+"""Data set to the two classes of Figure 6."""
+
+
 class PublishedECE(NamedTuple):
     """A row of Table 3: ECE (fraction, 15 bins) on the images held out.
 

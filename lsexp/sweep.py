@@ -24,7 +24,7 @@ from lsexp.errors import UserError
 from lsexp.figures import FORMATS, write_figure, write_table
 from lsexp.measure import measure
 from lsexp.runs.catalog import Entry, read_run
-from lsexp.runs.store import replace_file, runs_folder
+from lsexp.runs.store import replace_file, runs_folder, snapshot_path
 from lsexp.studies import Finding, Result, Trained
 from lsexp.text import duration, plural, say, table, user_path
 
@@ -532,8 +532,19 @@ def _analyzed(
     asked = module.measurements(config, trained)
     for one in trained:
         if asked and one.finished:
+            steps = {question.step for question in asked} - {None}
+            lacking = [at for at in steps if not snapshot_path(one.entry.path, at).is_file()]
+            if lacking:
+                say(
+                    f"{one.entry.name}: finished without {len(lacking)} of its snapshots, left "
+                    f"out; `{_completing(manifest, retry=False)}` makes them"
+                )
+                one.entry.status = "interrupted"
+                continue
             found = measure(one.entry.path, asked, data_dir)
             one.measured.update(zip(asked, found, strict=True))
+    if not any(one.finished for one in trained):
+        return None
     result: Result = module.analyze(config, trained, part.chosen["recipe"])
     return result
 

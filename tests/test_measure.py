@@ -13,7 +13,7 @@ from lsexp.cli import main
 from lsexp.config import revived, walk
 from lsexp.errors import UserError
 from lsexp.launch.local import execute
-from lsexp.measure import Measurement
+from lsexp.measure import Draws, Measurement
 from lsexp.runs.catalog import load_outputs, read_run
 from lsexp.runs.store import RunFolder, sha256_of
 from lsexp.runs.tensors import packed
@@ -141,6 +141,62 @@ def test_a_snapshot_is_measured_by_its_own_weights(run):
     path.write_bytes(flipped)
     with pytest.raises(UserError, match=r"step-7\.safetensors: damaged"):
         measure.measure(run, [Measurement("val", step=7)])
+
+
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory):
+    """A run with augmentation and a snapshot at its start."""
+    plan = tiny_plan(
+        tmp_path_factory.mktemp("shifted"), "recipe=digits_shifted", "artifacts.snapshots=2"
+    )
+    execute(plan)
+    return plan.folder.path
+
+
+def test_draws_are_of_both_classes_and_differ_by_augmentation(shifted):
+    [found] = measure.measure(shifted, [Draws((3, 5), 20, 6)])
+    assert found.difference_NM.shape == (40, 6)
+    assert sorted(found.labels_N.tolist()) == [3] * 20 + [5] * 20
+    assert len(set(found.indices_N.tolist())) == 40
+    assert set(found.indices_N.tolist()) <= set(load_outputs(shifted)["train.indices"].tolist())
+    assert (found.difference_NM.std(1) > 0).all()
+
+
+def test_without_augmentation_every_draw_is_the_image_itself(run):
+    [found, plain] = measure.measure(run, [Draws((3, 5), 10, 3), Measurement("train", (3, 5), 10)])
+    assert np.ptp(found.difference_NM, axis=1).max() < 1e-5
+    expected = dict(
+        zip(plain.indices_N.tolist(), plain.logits_NK[:, 3] - plain.logits_NK[:, 5], strict=True)
+    )
+    for index, value in zip(found.indices_N.tolist(), found.difference_NM[:, 0], strict=True):
+        assert value == pytest.approx(expected[index], abs=1e-4)
+
+
+def test_subsets_are_disjoint_and_draws_are_the_same_for_more_of_them(shifted):
+    first, second, more = measure.measure(
+        shifted, [Draws((3, 5), 20, 4), Draws((3, 5), 20, 4, skip=20), Draws((3, 5), 20, 7)]
+    )
+    assert not set(first.indices_N.tolist()) & set(second.indices_N.tolist())
+    np.testing.assert_allclose(more.difference_NM[:, :4], first.difference_NM, rtol=1e-5, atol=1e-5)
+
+
+def test_turning_the_pair_turns_the_sign(shifted):
+    one, other = measure.measure(shifted, [Draws((3, 5), 8, 2), Draws((5, 3), 8, 2)])
+    at = [other.indices_N.tolist().index(i) for i in one.indices_N.tolist()]
+    assert (one.difference_NM.mean(1) * other.difference_NM[at].mean(1) < 0).mean() > 0.9
+
+
+def test_classes_with_fewer_images_give_as_many_as_both_have(shifted):
+    [found] = measure.measure(shifted, [Draws((3, 5), 10_000, 1)])
+    labels = found.labels_N.tolist()
+    assert labels.count(3) == labels.count(5) > 90
+    with pytest.raises(UserError, match="too few images of class 3 or 5"):
+        measure.measure(shifted, [Draws((3, 5), 300, 1, skip=300)])
+
+
+def test_draws_of_a_snapshot_are_of_its_weights(shifted):
+    start, end = measure.measure(shifted, [Draws((3, 5), 8, 2, step=0), Draws((3, 5), 8, 2)])
+    assert np.abs(start.difference_NM - end.difference_NM).max() > 0.1
 
 
 def test_without_images_held_out_val_is_refused(tmp_path):

@@ -25,6 +25,7 @@ configs/study/<name>.yaml holds the defaults of its keys. Studies that share the
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -35,8 +36,8 @@ import numpy as np
 
 from lsexp.analysis.statistics import Direction, Interval, verdict
 from lsexp.config import TrainConfig
-from lsexp.errors import unknown
-from lsexp.measure import Measured, Measurement
+from lsexp.errors import UserError, unknown
+from lsexp.measure import Question
 from lsexp.runs.catalog import Entry, load_outputs
 from lsexp.runs.store import RunFolder
 
@@ -65,7 +66,7 @@ class Trained:
 
     keys: Row
     entry: Entry
-    measured: dict[Measurement, Measured] = field(default_factory=dict)
+    measured: dict[Question, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -151,7 +152,7 @@ class Study(Protocol):
     VIEW: tuple[str, ...]
     CLAIMS: Sequence[Claim]
     runs: Callable[[Any, TrainConfig], list[Run]]
-    measurements: Callable[[Any, Sequence[Trained]], list[Measurement]]
+    measurements: Callable[[Any, Sequence[Trained]], list[Question]]
     analyze: Callable[[Any, Sequence[Trained], str], Result]
     draw: Callable[[Any, Sequence[Result]], dict[str, Figure]]
 
@@ -203,6 +204,49 @@ def learnt(trained: Sequence[Trained]) -> str:
     if right and np.mean(right) < LEARNT:
         return f"hard runs are right on {np.mean(right):.3f} of their training images, not {LEARNT}"
     return ""
+
+
+class Chosen(NamedTuple):
+    """Classes of a study: their numbers and names."""
+
+    numbers: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+def choose_classes(typed: Sequence[str], data: str, classes: Sequence[str], count: int) -> Chosen:
+    """What `classes=` means for a data set with these classes: names, or numbers.
+
+    Raises:
+        UserError: not `count` different classes, or none of that name.
+    """
+    names, found = list(classes), []
+    for word in typed:
+        if word in names:
+            found.append(names.index(word))
+        elif word.isdecimal() and int(word) < len(names):
+            found.append(int(word))
+        else:
+            close = difflib.get_close_matches(word, names, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            listed = f" ({', '.join(names)})" if len(names) <= 20 else ""
+            raise UserError(
+                f"classes={','.join(typed)}: {data} has no class {word}{hint}; it has "
+                f"{len(names)}, by name{listed} or number, 0 to {len(names) - 1}"
+            )
+    if len(found) != count or len(set(found)) != count:
+        words = {2: "two", 3: "three"}
+        raise UserError(f"classes={','.join(typed)}: must be {words[count]} different classes")
+    return Chosen(tuple(found), tuple(names[k] for k in found))
+
+
+def data_and_classes(trained: Sequence[Trained]) -> tuple[str, list[str]]:
+    """Name of the data set of these runs, and of its classes."""
+    done = next(one for one in trained if one.finished)
+    # Runs of an early version do not tell: their classes go by number.
+    classes = done.entry.metrics.get("classes")
+    if classes is None:
+        classes = [str(k) for k in range(done.outputs["test.logits"].shape[1])]
+    return str(done.entry.metrics["config"]["data.name"]), list(classes)
 
 
 def untested(claim: Claim, paper: float | None, because: str) -> Finding:

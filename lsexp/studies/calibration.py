@@ -33,7 +33,7 @@ from lsexp.analysis.calibration import (
 from lsexp.analysis.statistics import Interval, over_both_of, over_seeds, paired
 from lsexp.analysis.temperature import By, curve, fit_temperature, halves
 from lsexp.config import key
-from lsexp.measure import Measurement, read_logits
+from lsexp.measure import Question, read_logits
 from lsexp.published import PAPER_ECE, REPRODUCTION_ECE, PublishedECE
 from lsexp.studies import (
     ONE_SEED,
@@ -173,7 +173,7 @@ class Report:
         return ("1", "fitted") if self.temperature else ("1",)
 
 
-def measurements(_study: Config, _trained: Sequence[Trained]) -> list[Measurement]:
+def measurements(_study: Config, _trained: Sequence[Trained]) -> list[Question]:
     """None: the logits that every run leaves are enough."""
     return []
 

@@ -35,7 +35,7 @@ from lsexp.analysis.statistics import (
 from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, plain, styled
-from lsexp.measure import Measurement
+from lsexp.measure import Question
 from lsexp.published import PAPER_ACCURACY
 from lsexp.studies import (
     ONE_SEED,
@@ -117,7 +117,7 @@ class Cell:
     train_accuracy: list[float]
 
 
-def measurements(_study: Config, _trained: Sequence[Trained]) -> list[Measurement]:
+def measurements(_study: Config, _trained: Sequence[Trained]) -> list[Question]:
     """None: the outputs that every run has are enough."""
     return []
 

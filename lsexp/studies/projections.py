@@ -5,11 +5,10 @@ Shape letters: S seeds, N examples, D features, E = D + 1, K classes.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,16 +18,19 @@ from lsexp.analysis.statistics import over_seeds, paired
 from lsexp.config import key
 from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, plain, styled
-from lsexp.measure import Measured, Measurement
+from lsexp.measure import Measured, Measurement, Question
 from lsexp.published import PAPER_CLASSES
 from lsexp.studies import (
     ONE_SEED,
     OTHER_SPREAD,
+    Chosen,
     Claim,
     Finding,
     Result,
     Row,
     Trained,
+    choose_classes,
+    data_and_classes,
     decide,
     interval_row,
     learnt,
@@ -119,13 +121,6 @@ def drawn(eps: Sequence[float]) -> list[float]:
     return wanted if set(wanted) <= set(eps) else sorted({min(eps), max(eps)})
 
 
-class Chosen(NamedTuple):
-    """The three classes: number and name."""
-
-    numbers: tuple[int, ...]
-    names: tuple[str, ...]
-
-
 def check(study: Config, data: str, classes: Sequence[str]) -> None:
     """Refuse classes that the data have not, and a seed that is not of the study's.
 
@@ -141,50 +136,24 @@ def check(study: Config, data: str, classes: Sequence[str]) -> None:
 
 
 def _chosen(study: Config, data: str, classes: Sequence[str]) -> Chosen:
-    """What `classes=` means for a data set with these classes.
-
-    Raises:
-        UserError: not three different classes, or none of that name.
-    """
-    names = list(classes)
-    if len(names) < 3:
+    if len(classes) < 3:
         raise UserError(
-            f"plot projections: {data} has {len(names)} classes; a plane needs three", exit_code=1
+            f"plot projections: {data} has {len(classes)} classes; a plane needs three",
+            exit_code=1,
         )
-    typed = study.classes or list(PAPER_CLASSES.get(data, names[:3]))
-    found = []
-    for word in typed:
-        if word in names:
-            found.append(names.index(word))
-        elif word.isdecimal() and int(word) < len(names):
-            found.append(int(word))
-        else:
-            close = difflib.get_close_matches(word, names, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            listed = f" ({', '.join(names)})" if len(names) <= 20 else ""
-            raise UserError(
-                f"classes={','.join(typed)}: {data} has no class {word}{hint}; it has "
-                f"{len(names)}, by name{listed} or number, 0 to {len(names) - 1}"
-            )
-    if len(found) != 3 or len(set(found)) != 3:
-        raise UserError(f"classes={','.join(typed)}: must be three different classes")
-    return Chosen(tuple(found), tuple(names[k] for k in found))
+    typed = study.classes or list(PAPER_CLASSES.get(data, classes[:3]))
+    return choose_classes(typed, data, classes, count=3)
 
 
 def _chosen_of(study: Config, trained: Sequence[Trained]) -> Chosen:
-    done = next(one for one in trained if one.finished)
-    # Runs of an early version do not tell: their classes go by number.
-    classes = done.entry.metrics.get("classes")
-    if classes is None:
-        classes = [str(k) for k in range(done.outputs["test.logits"].shape[1])]
-    return _chosen(study, done.entry.metrics["config"]["data.name"], classes)
+    return _chosen(study, *data_and_classes(trained))
 
 
 def _asked(study: Config, chosen: Chosen, split: str) -> Measurement:
     return Measurement(split, chosen.numbers, study.examples)
 
 
-def measurements(study: Config, trained: Sequence[Trained]) -> list[Measurement]:
+def measurements(study: Config, trained: Sequence[Trained]) -> list[Question]:
     """The first `examples` of each class, of train and, where there is one, of val."""
     chosen = _chosen_of(study, trained)
     done = next(one for one in trained if one.finished)
@@ -276,7 +245,7 @@ def _picture(study: Config, chosen: Chosen, one: Trained, *, shown: bool) -> Pic
     Raises:
         ValueError: there is no such picture of it.
     """
-    measured = {asked.split: found for asked, found in one.measured.items()}
+    measured = _by_split(one)
     some = measured["train"]
     templates_KE = geometry.templates(some.weight_KD, some.bias_K)
     three_3E = templates_KE[list(chosen.numbers)]
@@ -298,6 +267,10 @@ def _picture(study: Config, chosen: Chosen, one: Trained, *, shown: bool) -> Pic
     picture = Picture(one.keys, measured, plane, points, corners, {})
     picture.numbers = dict(_numbers(chosen, picture, templates_KE, everywhere))
     return picture
+
+
+def _by_split(one: Trained) -> dict[str, Measured]:
+    return {a.split: found for a, found in one.measured.items() if isinstance(a, Measurement)}
 
 
 def _ratio(within: float, between: float) -> float:
@@ -445,10 +418,10 @@ def _summary(estimates: Sequence[Row], trained: Sequence[Trained]) -> list[list[
 
 def _notes(study: Config, chosen: Chosen, done: Sequence[Trained]) -> list[str]:
     few = ""
-    for asked, found in done[0].measured.items():
+    for split, found in _by_split(done[0]).items():
         counts = [int((found.labels_N == k).sum()) for k in chosen.numbers]
         if min(counts) < study.examples:
-            few += f" ({asked.split} has {', '.join(map(str, counts))})"
+            few += f" ({split} has {', '.join(map(str, counts))})"
     lines = [
         f"{', '.join(chosen.names)}; {study.examples} images of each{few}; {METHODS[study.method]}",
         "within/between: mean squared distance to the mean of the class, by that of these means "

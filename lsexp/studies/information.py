@@ -1,0 +1,445 @@
+"""Figure 6 of the paper: how much of which example it saw a network's logits keep, over training.
+
+With it, on the same axis, other meters of the same collapse. Shape letters: N examples, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lsexp.analysis import collapse
+from lsexp.analysis.calibration import softmax
+from lsexp.analysis.information import estimate
+from lsexp.analysis.statistics import Interval, over_seeds
+from lsexp.config import AugmentConfig, TrainConfig, key
+from lsexp.errors import UserError
+from lsexp.figures import grid, plain, series_style, styled
+from lsexp.measure import Draws, Measurement, Question
+from lsexp.published import PAPER_PAIR
+from lsexp.studies import (
+    ONE_SEED,
+    OTHER_SPREAD,
+    Chosen,
+    Claim,
+    Finding,
+    Result,
+    Row,
+    Run,
+    Trained,
+    choose_classes,
+    data_and_classes,
+    decide,
+    eps,
+    interval_row,
+    learnt,
+    run_row,
+    seeds_cell,
+    untested,
+)
+from lsexp.studies.eps import OWNED as OWNED
+from lsexp.training.snapshots import snapshot_steps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HELP = "Figure 6: information between the example and the logits, during training"
+VIEW = ("classes", "examples", "draws", "fresh", "subsets", "protocol")
+METER_IMAGES = 1000
+"""About so many training images, of all classes, for the other meters."""
+PAPER_DRAWS, PAPER_FRESH = 5, 1
+BIAS = 0.1
+"""How far below the truth the estimate may lie with few draws (paper.md: 0.07 with five), and
+redraws scatter."""
+
+
+@dataclass
+class Config:
+    eps: list[float] = key([0.0, 0.1], "smoothing of each run, as a list", at_least=0, below=1)
+    seeds: list[int] = key(
+        [0, 1, 2], "how many seeds, or which, as a list", at_least=0, below=2**31
+    )
+    snapshots: int = key(
+        17,
+        "times at which it is measured, start and end among them; the paper has 17",
+        at_least=2,
+        at_most=1000,
+    )
+    classes: list[str] | None = key(
+        None,
+        "two classes by name or number, as a list; null: airplane and dog for CIFAR-10 as in the "
+        "paper, elsewhere the first two",
+    )
+    examples: int = key(
+        300, "training images of each class, at most; the paper's 300", at_least=2, at_most=100_000
+    )
+    draws: int = key(20, "augmentations of each for its mean", at_least=1, at_most=10_000)
+    fresh: int = key(4, "others, which are judged", at_least=1, at_most=10_000)
+    subsets: int = key(
+        1, "disjoint sets of examples, for the scatter over examples", at_least=1, at_most=100
+    )
+    protocol: str = key(
+        "draws",
+        f"draws: as `draws` and `fresh` say; paper: {PAPER_DRAWS} and {PAPER_FRESH}",
+        choices=("draws", "paper"),
+    )
+
+
+END = "at the end of training"
+SMALL = Claim(
+    "small-at-first",
+    "before training the logits tell less of the example than its class would: under log 2",
+    "Figure 6",
+    "I(X;Y) at step 0 of hard runs, minus log 2",
+    "below",
+    unit="nats",
+)
+RISES = Claim(
+    "rises",
+    "then the information rises",
+    "Figure 6",
+    "I(X;Y) of hard runs at the snapshot where its mean over seeds is highest, minus at step 0",
+    "above",
+    margin=0.1,
+    unit="nats",
+)
+FALLS = Claim(
+    "falls-again",
+    "under smoothing by 0.1 it falls again",
+    "Figure 6",
+    f"I(X;Y) at eps 0.1 {END}, minus at the snapshot where its mean over seeds is highest",
+    "below",
+    margin=0.1,  # the highest of several is high by chance too
+    unit="nats",
+)
+LOWER = Claim(
+    "smoothed-ends-lower",
+    "smoothing by 0.1 ends with less information than hard labels",
+    "Figure 6",
+    f"I(X;Y) {END} at eps 0.1 minus at eps 0, paired by seed",
+    "below",
+    unit="nats",
+)
+ABOVE = Claim(
+    "above-log-2",
+    "smoothed networks keep the class: they stay above log 2, less the estimator's bias of 0.1",
+    "Figure 6",
+    f"I(X;Y) {END} at eps 0.1, minus (log 2 - 0.1)",
+    "above",
+    unit="nats",
+)
+CLAIMS = (SMALL, RISES, FALLS, LOWER, ABOVE)
+"""Declared before any run; judged with the default classes and estimator. Gate of the last three:
+hard runs have learnt their training images (`learnt`)."""
+
+
+def runs(study: Config, base: TrainConfig) -> list[Run]:
+    """The runs of eps, with snapshots.
+
+    Raises:
+        UserError: as there, or the images are not augmented: information is then log N whatever
+            the network.
+    """
+    if base.augment == AugmentConfig():
+        raise UserError(
+            "augment: information needs images that are seen in many ways, and this recipe does "
+            "not augment; e.g. augment.shift=1"
+        )
+    artifacts = replace(base.artifacts, snapshots=study.snapshots)
+    return eps.runs(eps.Config(study.eps, study.seeds), replace(base, artifacts=artifacts))
+
+
+def check(study: Config, data: str, classes: Sequence[str]) -> None:
+    """Refuse classes that the data have not."""
+    _chosen(study, data, classes)
+
+
+def _chosen(study: Config, data: str, classes: Sequence[str]) -> Chosen:
+    typed = study.classes or list(PAPER_PAIR.get(data, classes[:2]))
+    return choose_classes(typed, data, classes, count=2)
+
+
+def _counts(study: Config) -> tuple[int, int]:
+    """Draws for the means, and fresh ones."""
+    if study.protocol == "paper":
+        return PAPER_DRAWS, PAPER_FRESH
+    return study.draws, study.fresh
+
+
+def _steps(study: Config, trained: Sequence[Trained]) -> list[int | None]:
+    done = next(one for one in trained if one.finished)
+    steps = int(done.entry.config["train.steps"])
+    return [*snapshot_steps(steps, study.snapshots), None]
+
+
+def _draws(study: Config, chosen: Chosen, subset: int, step: int | None) -> Draws:
+    first, second = chosen.numbers
+    count = sum(_counts(study))
+    return Draws((first, second), study.examples, count, subset * study.examples, step)
+
+
+def _meters(num_classes: int, step: int | None) -> Measurement:
+    return Measurement("train", None, max(2, METER_IMAGES // num_classes), step)
+
+
+def measurements(study: Config, trained: Sequence[Trained]) -> list[Question]:
+    """At every snapshot: draws of both classes, and some images of all."""
+    data, classes = data_and_classes(trained)
+    chosen = _chosen(study, data, classes)
+    asked: list[Question] = []
+    for step in _steps(study, trained):
+        asked += [_draws(study, chosen, subset, step) for subset in range(study.subsets)]
+        asked.append(_meters(len(classes), step))
+    return asked
+
+
+@dataclass
+class Curve:
+    """One network: metric to values at the snapshots; subset to information at the end."""
+
+    keys: Row
+    values: dict[str, np.ndarray]
+    num_examples: int
+
+
+INFORMATION = ("information", "between_classes", "within_class", "lower_bound", "upper_bound")
+METERS = ("nc1", "nc2", "nc3", "class_separation", "gamma")
+
+
+def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
+    """Curves of all networks, and what they say of the claims."""
+    done = sorted((o for o in trained if o.finished), key=lambda o: (o.keys["eps"], o.keys["seed"]))
+    data, classes = data_and_classes(done)
+    chosen = _chosen(study, data, classes)
+    config = done[0].entry.config
+    end = int(config["train.steps"])
+    places = _steps(study, done)
+    steps = [end if step is None else step for step in places]
+    curves = [_curve(study, chosen, len(classes), places, one) for one in done]
+    rows = [row for one in curves for row in _curve_rows(steps, one)]
+    estimates = list(_estimates(steps, curves))
+    seeds = len({one.keys["seed"] for one in curves})
+    count = curves[0].num_examples
+    return Result(
+        recipe,
+        {"information": estimates, "curves": rows, "runs": [run_row(one) for one in trained]},
+        _findings(study, done, steps, curves),
+        summary=_summary(trained, steps, curves),
+        notes=_notes(study, chosen, count, seeds),
+        title=f"{recipe}, budget {config['budget']}, {seeds} seed{'s' * (seeds != 1)}",
+    )
+
+
+def _curve(
+    study: Config, chosen: Chosen, num_classes: int, places: Sequence[int | None], one: Trained
+) -> Curve:
+    found: dict[str, list[float]] = {name: [] for name in (*INFORMATION, *METERS)}
+    means, _ = _counts(study)
+    examples = 0
+    for step in places:
+        parts = []
+        for subset in range(study.subsets):
+            drawn = one.measured[_draws(study, chosen, subset, step)]
+            examples = len(drawn.labels_N)
+            y_NM = drawn.difference_NM
+            parts.append(estimate(y_NM[:, :means], y_NM[:, means:], drawn.labels_N))
+        for name, value in zip(INFORMATION, np.mean(parts, axis=0), strict=True):
+            found[name].append(float(value))
+        seen = one.measured[_meters(num_classes, step)]
+        features, labels = seen.features_ND, seen.labels_N
+        for name, measured in (
+            ("nc1", lambda f=features, k=labels: collapse.nc1(f, k)),
+            ("nc2", lambda f=features, k=labels: collapse.nc2(f, k)),
+            ("nc3", lambda f=features, k=labels, w=seen.weight_KD: collapse.nc3(f, k, w)),
+            ("class_separation", lambda f=features, k=labels: collapse.class_separation(f, k)),
+        ):
+            try:
+                found[name].append(measured())
+            except ValueError:  # nothing to measure, before training
+                found[name].append(float("nan"))
+        gamma = collapse.effective_smoothing(softmax(seen.logits_NK), labels)
+        found["gamma"].append(gamma)
+    return Curve(one.keys, {name: np.array(values) for name, values in found.items()}, examples)
+
+
+def _curve_rows(steps: Sequence[int], one: Curve) -> Iterator[Row]:
+    for i, step in enumerate(steps):
+        for name, values in one.values.items():
+            value = float(values[i])
+            yield {
+                **one.keys,
+                "step": step,
+                "metric": name,
+                "value": value if np.isfinite(value) else None,
+            }
+
+
+def _by_eps(curves: Sequence[Curve]) -> dict[float, list[Curve]]:
+    found: dict[float, list[Curve]] = {}
+    for one in curves:
+        found.setdefault(one.keys["eps"], []).append(one)
+    return found
+
+
+def _estimates(steps: Sequence[int], curves: Sequence[Curve]) -> Iterator[Row]:
+    """Rows of information.csv: every metric at every snapshot, over seeds."""
+    for value, here in _by_eps(curves).items():
+        for i, step in enumerate(steps):
+            for name in (*INFORMATION, *METERS):
+                found = np.array([one.values[name][i] for one in here])
+                if np.isfinite(found).all():
+                    keys: Row = {"eps": value, "step": step, "metric": name}
+                    keys["examples"] = here[0].num_examples
+                    yield keys | interval_row(over_seeds(found))
+
+
+def _findings(
+    study: Config, done: Sequence[Trained], steps: Sequence[int], curves: Sequence[Curve]
+) -> list[Finding]:
+    config = done[0].entry.config
+    usual, because = Config(), ""
+    if any(getattr(study, name) != getattr(usual, name) for name in VIEW):
+        because = "the claims are of the default classes, examples and draws"
+    elif config.get("loss.spread", "uniform") != "uniform":
+        because = OTHER_SPREAD
+    findings = []
+    for claim in CLAIMS:
+        found = because or _compared(claim, curves)
+        if isinstance(found, str):
+            findings.append(untested(claim, None, found))
+        else:
+            closed = "" if claim in (SMALL, RISES) else learnt(done)
+            if claim not in (SMALL, RISES) and not closed and 0.0 not in _by_eps(curves):
+                closed = "needs runs at eps 0"
+            findings.append(decide(claim, found, None, str(config["data.name"]), closed))
+    return findings
+
+
+def _compared(claim: Claim, curves: Sequence[Curve]) -> Interval | str:
+    """Our estimate for a claim, or why there is none."""
+    by_eps = _by_eps(curves)
+    needed = {SMALL: [0.0], RISES: [0.0], FALLS: [0.1], LOWER: [0.0, 0.1], ABOVE: [0.1]}[claim]
+    if any(value not in by_eps for value in needed):
+        return f"needs runs at eps {' and '.join(f'{value:g}' for value in needed)}"
+    of = {
+        value: {one.keys["seed"]: one.values["information"] for one in by_eps[value]}
+        for value in needed
+    }
+    seeds = sorted(set.intersection(*(set(found) for found in of.values())))
+    if not seeds:
+        return "needs the same seeds at both eps"
+    curves_SI = {value: np.stack([found[seed] for seed in seeds]) for value, found in of.items()}
+    first_SI = curves_SI[needed[0]]
+    peak = int(first_SI.mean(axis=0).argmax())
+    values_S = {
+        SMALL: lambda: first_SI[:, 0] - np.log(2),
+        RISES: lambda: first_SI[:, peak] - first_SI[:, 0],
+        FALLS: lambda: first_SI[:, -1] - first_SI[:, peak],
+        LOWER: lambda: curves_SI[0.1][:, -1] - first_SI[:, -1],
+        ABOVE: lambda: first_SI[:, -1] - (np.log(2) - BIAS),
+    }[claim]()
+    return over_seeds(values_S)
+
+
+def _summary(
+    trained: Sequence[Trained], steps: Sequence[int], curves: Sequence[Curve]
+) -> list[list[str]]:
+    header = ["eps", "seeds", "I at step 0", "highest", "at step", "at the end"]
+    rows = [[*header, "between classes", "within a class", "gamma at the end"]]
+    by_eps = _by_eps(curves)
+    for value in sorted({one.keys["eps"] for one in trained}):
+        cells = [f"{value:.12g}", seeds_cell(trained, value)]
+        if value in by_eps:
+            here = by_eps[value]
+            whole_SI = np.stack([one.values["information"] for one in here])
+            peak = int(whole_SI.mean(axis=0).argmax())
+            cells += [_text(whole_SI[:, 0]), _text(whole_SI[:, peak]), f"{steps[peak]:,}"]
+            cells.append(_text(whole_SI[:, -1]))
+            for name in ("between_classes", "within_class", "gamma"):
+                cells.append(_text(np.array([one.values[name][-1] for one in here])))
+        rows.append(cells + [""] * (len(rows[0]) - len(cells)))
+    return rows
+
+
+def _text(values_S: np.ndarray) -> str:
+    found = over_seeds(values_S)
+    text = f"{found.value:.3f}"
+    if found.low is not None and found.high is not None:
+        text += f" +- {(found.high - found.low) / 2:.3f}"
+    return text
+
+
+def _notes(study: Config, chosen: Chosen, count: int, seeds: int) -> list[str]:
+    means, fresh = _counts(study)
+    sets = f", mean of {study.subsets} disjoint sets" if study.subsets > 1 else ""
+    lines = [
+        f"nats; {count} training images of {' and '.join(chosen.names)}{sets}; {means} draws for a "
+        f"mean, {fresh} judged; +- half of the 95 % interval over seeds",
+        f"at most log {count} = {np.log(count):.3f}; log 2 = {np.log(2):.3f}: the class alone; the "
+        f"estimate lies below the truth, by some 0.02 with 20 draws, 0.07 with 5",
+    ]
+    return [*lines, ONE_SEED] if seeds < 2 else lines
+
+
+PANELS = (
+    (("information",), "I(X;Y) (nats)"),
+    (("between_classes", "within_class"), "its parts (nats)"),
+    (("nc1",), "NC1 (within/between)"),
+    (("nc2", "nc3"), "NC2, NC3"),
+    (("class_separation",), "class separation R$^2$"),
+    (("gamma",), "gamma"),
+)
+
+
+@styled
+def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
+    """Two rows a recipe: information, its parts, and the other meters, against the step."""
+    figure, axes_RC = grid(2 * len(results), 3, width=3.4, height=2.7)
+    for number, result in enumerate(results):
+        axes = [*axes_RC[2 * number], *axes_RC[2 * number + 1]]
+        for axis, (names, label) in zip(axes, PANELS, strict=True):
+            _draw_panel(axis, result.tables["information"], names)
+            axis.set_ylabel(label)
+            axis.set_xlabel("training step")
+            axis.set_xscale("symlog", linthresh=1)
+            axis.set_xlim(left=0)
+        for axis, most in ((axes[0], True), (axes[1], False)):
+            _draw_limits(axis, result, most=most)
+        axes[2].set_yscale("log")
+        for part in ("major", "minor"):
+            axes[2].yaxis.set_tick_params(which=part, labelsize=7)
+        axes[0].set_title(plain(result.title), loc="left", fontsize=8)
+        axes[0].legend(fontsize=7)
+        axes[1].legend(fontsize=6, loc="center right")
+        axes[3].legend(fontsize=6)
+    return {"information": figure}
+
+
+def _draw_limits(axis: Any, result: Result, *, most: bool) -> None:
+    axis.axhline(np.log(2), color="0.5", linewidth=0.8, linestyle=":")
+    axis.annotate("log 2", (1, np.log(2)), xycoords=("axes fraction", "data"), fontsize=7)
+    if most:
+        count = result.tables["information"][0]["examples"]
+        axis.axhline(np.log(count), color="0.5", linewidth=0.8, linestyle=":")
+        place = (1, np.log(count))
+        axis.annotate(f"log {count}", place, xycoords=("axes fraction", "data"), fontsize=7)
+
+
+def _draw_panel(axis: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
+    """A line for each eps (colour) and metric (style), with its interval over seeds."""
+    for number, value in enumerate(sorted({row["eps"] for row in rows})):
+        for style, name in enumerate(names):
+            here = [row for row in rows if (row["eps"], row["metric"]) == (value, name)]
+            steps = [row["step"] for row in here]
+            color = series_style(number)["color"]
+            line = series_style(style if len(names) > 1 else number)["linestyle"]
+            title = f"eps {value:.12g}" + (f", {name.replace('_', ' ')}" if len(names) > 1 else "")
+            axis.plot(
+                steps, [row["value"] for row in here], color=color, linestyle=line, label=title
+            )
+            if all(row["low"] is not None for row in here) and here:
+                low, high = ([row[end] for row in here] for end in ("low", "high"))
+                axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)

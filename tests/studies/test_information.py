@@ -1,0 +1,200 @@
+"""The study of information on made-up networks: runs, curves, claims, the figure."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsexp.config import AugmentConfig, MLPConfig, TrainConfig
+from lsexp.errors import UserError
+from lsexp.measure import Drawn, Draws, Measured
+from lsexp.runs.catalog import Entry
+from lsexp.studies import Trained, information
+from lsexp.studies.information import Config
+
+STEPS = 400
+SNAPSHOTS = 5
+NAMES = ["cat", "dog", "owl"]
+
+
+def network(spreads, seed=0, count=60):
+    """{question: answer} of a network whose two clusters have these spreads (in units of the noise)
+    at the snapshots, and which before training knows nothing."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], count // 2)
+    study = Config(snapshots=SNAPSHOTS)
+    places = information._steps(study, [finished(0.0, 0)])
+    found = {}
+    for place, spread in zip(places, spreads, strict=True):
+        means = np.zeros(count) if spread is None else 1000.0 * labels
+        means = means + (spread or 0) * rng.normal(size=count)
+        draws = means[:, None] + rng.normal(size=(count, 24))
+        asked = Draws((0, 1), 300, 24, 0, place)
+        found[asked] = Drawn(draws.astype(np.float32), labels, np.arange(count))
+        kinds = np.arange(30) % 3
+        features = np.eye(3)[kinds] + 0.1 * rng.normal(size=(30, 3))
+        weight, bias = np.eye(3, dtype=np.float32), np.zeros(3, np.float32)
+        logits = (20 * features).astype(np.float32)
+        meters = information._meters(3, place)
+        found[meters] = Measured(
+            logits, features.astype(np.float32), kinds, np.arange(30), weight, bias
+        )
+    return found
+
+
+def finished(eps, seed, measured=None, *, learnt=1.0, data="cifar10"):
+    entry = Entry(Path(f"run-{eps}-{seed}"), "finished")
+    entry.config = {"train.steps": STEPS, "data.name": data, "budget": "cpu"}
+    entry.metrics = {
+        "classes": NAMES,
+        "config": {"data.name": "mine"},
+        "train": {"accuracy": learnt},
+    }
+    return Trained({"eps": eps, "seed": seed}, entry, measured or {})
+
+
+HARD = (None, 2.0, 10.0, 10.0, 10.0)
+SMOOTHED = (None, 2.0, 10.0, 1.0, 0.0)
+
+
+def several(**options):
+    return [
+        finished(eps, seed, network(spreads, seed=10 * seed), **options)
+        for seed in range(3)
+        for eps, spreads in ((0.0, HARD), (0.1, SMOOTHED))
+    ]
+
+
+def analyzed(trained, **keys):
+    return information.analyze(Config(snapshots=SNAPSHOTS, **keys), trained, "mine")
+
+
+def verdicts(result):
+    return [found.verdict for found in result.findings]
+
+
+def test_runs_are_those_of_eps_with_snapshots():
+    base = TrainConfig(model=MLPConfig(), augment=AugmentConfig(shift=1))
+    runs = information.runs(Config(eps=[0.0, 0.1], seeds=[4]), base)
+    assert [run.keys for run in runs] == [{"eps": 0.0, "seed": 4}, {"eps": 0.1, "seed": 4}]
+    assert {run.config.artifacts.snapshots for run in runs} == {17}
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [{"shift": 1}, {"crop": 6}, {"flip": True}, {"brightness": 1.0}, {"contrast": 0.1}],
+)
+def test_images_must_be_augmented(augment):
+    base = TrainConfig(model=MLPConfig())
+    with pytest.raises(UserError, match=r"augment: information needs .* augment\.shift=1"):
+        information.runs(Config(), base)
+    assert information.runs(Config(), replace(base, augment=AugmentConfig(**augment)))
+
+
+def test_each_snapshot_is_asked_for_draws_and_meters():
+    study = Config(snapshots=SNAPSHOTS, subsets=2)
+    asked = information.measurements(study, [finished(0.0, 0)])
+    draws = [one for one in asked if isinstance(one, Draws)]
+    assert {one.step for one in asked} == {0, 1, 133, 267, None}
+    assert {one.skip for one in draws} == {0, 300}
+    assert len(asked) == 5 * 3
+    assert {one.draws for one in draws} == {24}
+    paper = information.measurements(Config(protocol="paper"), [finished(0.0, 0)])
+    assert {one.draws for one in paper if isinstance(one, Draws)} == {6}
+
+
+def test_classes_are_the_papers_or_those_typed():
+    one = finished(0.0, 0)
+    assert information.measurements(Config(), [one])[0].classes == (0, 1)
+    assert information.measurements(Config(classes=["owl", "0"]), [one])[0].classes == (2, 0)
+    one.entry.metrics["config"]["data.name"] = "cifar10"
+    one.entry.metrics["classes"] = ["airplane", "cat", "dog"]
+    assert information.measurements(Config(), [one])[0].classes == (0, 2)
+    with pytest.raises(UserError, match="must be two different classes"):
+        information.check(Config(classes=["owl"]), "mine", NAMES)
+
+
+def test_the_curve_starts_at_nothing_and_ends_at_the_class():
+    result = analyzed(several())
+    rows = [r for r in result.tables["curves"] if (r["eps"], r["seed"]) == (0.1, 0)]
+    curve = {row["step"]: row["value"] for row in rows if row["metric"] == "information"}
+    assert list(curve) == [0, 1, 133, 267, 400]
+    assert curve[0] == pytest.approx(0, abs=0.1)
+    assert curve[133] > 2
+    assert curve[400] == pytest.approx(np.log(2), abs=0.1)
+    within = [row["value"] for row in rows if row["metric"] == "within_class"]
+    assert within[-1] == pytest.approx(0, abs=0.1)
+
+
+def test_the_claims_where_all_holds():
+    assert verdicts(analyzed(several())) == ["supported"] * 5
+
+
+def test_what_does_not_fall_does_not_support():
+    trained = [
+        finished(eps, seed, network(HARD, seed=10 * seed + (eps > 0)))
+        for seed in range(3)
+        for eps in (0.0, 0.1)
+    ]
+    small, rises, falls, lower, above = verdicts(analyzed(trained))
+    assert (small, rises, above) == ("supported", "supported", "supported")
+    assert falls != "supported"
+    assert lower != "supported"
+
+
+def test_hard_networks_that_have_not_learnt_close_the_gate_of_the_end():
+    said = verdicts(analyzed(several(learnt=0.9)))
+    assert said == ["supported", "supported", "not tested", "not tested", "not tested"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "because"),
+    [({"protocol": "paper"}, "the default classes"), ({"classes": ["dog", "cat"]}, "the default")],
+)
+def test_other_views_test_nothing(keys, because):
+    study = Config(snapshots=SNAPSHOTS, **keys)
+    trained = several()
+    for one in trained:
+        for question in information.measurements(study, trained):
+            if isinstance(question, Draws):
+                usual = replace_draws(question)
+                found = one.measured[usual]
+                one.measured[question] = found._replace(
+                    difference_NM=found.difference_NM[:, : question.draws]
+                )
+    result = information.analyze(study, trained, "mine")
+    assert set(verdicts(result)) == {"not tested"}
+    assert all(because in found.because for found in result.findings)
+
+
+def replace_draws(question):
+    return Draws((0, 1), 300, 24, 0, question.step)
+
+
+def test_missing_eps_and_seeds_are_named():
+    result = analyzed([one for one in several() if one.keys["eps"] == 0])
+    because = [found.because for found in result.findings]
+    assert because[2:] == [
+        "needs runs at eps 0.1",
+        "needs runs at eps 0 and 0.1",
+        "needs runs at eps 0.1",
+    ]
+
+
+def test_the_table_shows_failed_seeds():
+    trained = several()
+    trained[-1].entry.status = "failed"
+    result = analyzed(trained)
+    assert [line[:2] for line in result.summary[1:]] == [["0", "3"], ["0.1", "2 (1 failed)"]]
+
+
+def test_the_figure_has_information_its_parts_and_the_other_meters():
+    result = analyzed(several())
+    figure = information.draw(Config(), [result])["information"]
+    figure.draw_without_rendering()
+    labels = [axis.get_ylabel() for axis in figure.axes]
+    assert labels[:3] == ["I(X;Y) (nats)", "its parts (nats)", "NC1 (within/between)"]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["log 2", "log 60"]
+    assert len(figure.axes[0].get_legend().get_texts()) == 2
