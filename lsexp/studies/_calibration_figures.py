@@ -115,7 +115,8 @@ def _draw_diagram(axis: Any, rows: Sequence[Row], bins: int) -> None:
         confidence, low, high, color="0.85", linewidth=6, label="one network, calibrated, 95 %"
     )
     axis.vlines(confidence, confidence, accuracy, color=COLORS[1], linewidth=1.2, label="gap")
-    axis.plot(confidence, accuracy, "o-", color=COLORS[0], markersize=4, linewidth=1, label="bins")
+    style = {"color": COLORS[0], "markersize": 4, "linewidth": 1}
+    axis.plot(confidence, accuracy, "o-", label="accuracy", **style)
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
     axis.set_box_aspect(1)

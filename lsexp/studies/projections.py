@@ -526,7 +526,7 @@ def _enlarge(
         (left, bottom, side)
         for side in INSETS
         for left, bottom in itertools.product((0.0, 1 - side), repeat=2)
-        if side * whole > 1.2 * half and not _covers(left, bottom, side, at_N2)
+        if side * whole > 1.6 * half and not _covers(left, bottom, side, at_N2)
     ]
     if not free:
         return
