@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,7 @@ from lsexp.errors import UserError
 from lsexp.runs.catalog import load_outputs
 from lsexp.runs.store import RunFolder, replace_file, sha256_of
 from lsexp.runs.tensors import packed, unpacked
+from lsexp.text import say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -121,7 +123,9 @@ def measure(path: Path, asked: Sequence[Question], data_dir: str | None = None) 
         file = _file(path, one, metrics)
         known = _read(file, Measured if isinstance(one, Measurement) else Drawn)
         if known is None:
-            network = network or _Network(path, metrics, data_dir)
+            if network is None:
+                say(f"measuring {path.name}")
+                network = _Network(path, metrics, data_dir)
             known = network.measure(one) if isinstance(one, Measurement) else network.draw(one)
             with contextlib.suppress(OSError):  # a folder that is read-only is measured each time
                 file.parent.mkdir(exist_ok=True)
@@ -167,13 +171,17 @@ def read_logits(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     Raises:
         UserError: no such file, or an array that is missing or not of this kind.
     """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise UserError(f"logits={path}: is no .npz file", exit_code=1)
     try:
         with path.open("rb") as opened, np.load(opened) as file:
             arrays = {name.replace(".", "_"): file[name] for name in file.files}
     except OSError as error:
         raise UserError(f"logits={path}: {error.strerror or error}", exit_code=1) from error
     except Exception as error:  # zipfile's, numpy's, pickle's own kinds
-        raise UserError(f"logits={path}: is no .npz of arrays ({error})", exit_code=1) from error
+        raise UserError(
+            f"logits={path}: its arrays cannot be read; they must be of numbers", exit_code=1
+        ) from error
     names = {"val": ("val_", ""), "test": ("test_",)}
     found = {}
     for split, prefixes in names.items():
@@ -199,8 +207,11 @@ def _checked_pair(
     where = f"logits={path}: {prefix}"
     if logits.ndim != 2 or logits.shape[1] < 2 or not np.issubdtype(logits.dtype, np.floating):
         raise UserError(
-            f"{where}logits: must be floating-point [N, K], not {logits.dtype} {logits.shape}"
+            f"{where}logits: must be floating-point [N, K] of two classes or more, not "
+            f"{logits.dtype} {logits.shape}"
         )
+    if len(logits) < 4:
+        raise UserError(f"{where}logits: {len(logits)} examples are too few")
     if not np.isfinite(logits).all():
         raise UserError(f"{where}logits: has values that are not finite")
     if logits.min() >= 0 and np.allclose(logits.sum(1), 1, atol=1e-3):
@@ -210,8 +221,6 @@ def _checked_pair(
             f"{where}labels: must be {len(logits)} whole numbers, one for each row of logits, not "
             f"{labels.dtype} {labels.shape}"
         )
-    if len(labels) < 4:
-        raise UserError(f"{where}labels: {len(labels)} examples are too few")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise UserError(
             f"{where}labels: must be 0 to {logits.shape[1] - 1}, the columns of logits, not "
@@ -369,7 +378,7 @@ class _Network:
         indices = self.outputs["train.indices"]
         of_class = [indices[labels[indices] == k][asked.skip :] for k in asked.classes]
         count = min(asked.examples, *map(len, of_class))
-        if count < 2:
+        if count < 2 or (asked.skip and count < asked.examples):
             names = " or ".join(self.dataset.arrays.classes[k] for k in asked.classes)
             raise UserError(
                 f"{self.path.name}: trained on too few images of class {names} for these subsets",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lsexp import compose, studies
-from lsexp.config import SweepConfig, TrainConfig, check, check_fields
+from lsexp.config import SweepConfig, TrainConfig, check, check_fields, walk
 from lsexp.errors import UserError
 from lsexp.figures import FORMATS, write_figure, write_table
 from lsexp.measure import measure
@@ -269,6 +269,7 @@ def run_plot(words: list[str]) -> int:
     output, rest = Output.split(rest)
     if any(word.startswith("logits=") for word in rest):
         return _plot_file(study, module, output, rest)
+    rest = _on_the_newest(study, module, rest)
     aside = ("runs_dir", "data_dir", *module.VIEW)
     selecting = [word for word in rest if word.partition("=")[0] not in aside]
     asked = _ask(study, module, rest)
@@ -288,8 +289,8 @@ def run_plot(words: list[str]) -> int:
         newest = _newest_with_runs(study, module, folder)
         if newest is None:
             raise UserError(
-                f"plot {study}: no sweep in {folder}; `lsexp sweep {study}` makes one, runs_dir= "
-                f"names another folder",
+                f"plot {study}: no sweep for it in {folder}; `lsexp sweep {study}` makes one, "
+                f"runs_dir= names another folder",
                 exit_code=1,
             )
         manifest = newest
@@ -299,6 +300,24 @@ def run_plot(words: list[str]) -> int:
             part.keys |= {name: getattr(asked[0].config.study, name) for name in typed}
     _show(module, manifest, folder, output, data_dir)
     return 0
+
+
+def _on_the_newest(study: str, module: Any, words: list[str]) -> list[str]:
+    """`eps=` and `seeds=` without anything else that chooses runs are of the newest sweep."""
+    own = {item.name for item in fields(module.Config)}
+    names = {word.partition("=")[0] for word in words}
+    others = ("runs_dir", "data_dir", *module.VIEW)
+    if not names & (own - set(module.VIEW)) or names - own - set(others):
+        return words
+    runs_dir = next((w.partition("=")[2] for w in words if w.startswith("runs_dir=")), None)
+    newest = _newest_with_runs(study, module, runs_folder(runs_dir))
+    if newest is None:
+        return words
+    theirs = {item.name for item in fields(studies.study(newest.study, "").Config)} - own
+    kept = [w for w in newest.words if w.partition("=")[0] not in names | theirs]
+    if kept:
+        say(f"of the newest sweep: {shlex.join(kept)}")
+    return [*kept, *words]
 
 
 def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int:
@@ -444,19 +463,34 @@ def _show(
         )
     config = module.Config(**manifest.parts[0].keys)
     recipes = "+".join(result.recipe for result in results)
-    name = f"{recipes}-{manifest.parts[0].chosen['budget']}{_view(module, config)}"
+    name = (
+        f"{recipes}-{manifest.parts[0].chosen['budget']}{_typed(manifest)}{_view(module, config)}"
+    )
     _tell(module, config, results, output.folder / study / name, output.formats)
 
 
 def _view(module: Any, study: Any) -> str:
     """What differs from the usual view, for the name of a folder: other views stand beside it."""
     usual, words = module.Config(), []
-    for name in module.VIEW:
+    for name in [item.name for item in fields(usual) if item.name not in ("eps", "seeds")]:
         value = getattr(study, name)
         if value != getattr(usual, name):
-            text = ",".join(value) if isinstance(value, list) else str(value)
-            words.append(f"-{name}={re.sub(r'[^A-Za-z0-9_.,]', '_', text)}")
-    return "".join(words)
+            words.append(f"{name}={','.join(value) if isinstance(value, list) else value}")
+    return _for_path(words)
+
+
+def _typed(manifest: Manifest) -> str:
+    """Keys that were typed and make other runs, for the name of a folder."""
+    known = {item.name for item in fields(studies.study(manifest.study, "").Config)}
+    aside = {name for name, item, _ in walk(SweepConfig()) if item.metadata.get("aside")}
+    aside |= {"rows", "recipe", "budget", "--config-dir", "-cd"} | known
+    aside -= {"data.name", "data.path"}
+    words = [word for word in manifest.words if word.partition("=")[0] not in aside]
+    return _for_path([word for word in words if "=" in word and not word.startswith("-")])
+
+
+def _for_path(words: Sequence[str]) -> str:
+    return "".join(f"-{re.sub(r'[^A-Za-z0-9_.,=]', '_', word)[:60]}" for word in words)
 
 
 def _completing(manifest: Manifest, *, retry: bool) -> str:
@@ -539,7 +573,7 @@ def _analyzed(
                     f"{one.entry.name}: finished without {len(lacking)} of its snapshots, left "
                     f"out; `{_completing(manifest, retry=False)}` makes them"
                 )
-                one.entry.status = "interrupted"
+                one.entry.status = "without snapshots"
                 continue
             found = measure(one.entry.path, asked, data_dir)
             one.measured.update(zip(asked, found, strict=True))
@@ -554,17 +588,20 @@ def _entry(path: Path) -> Entry:
 
 
 def _line(finding: Finding) -> str:
-    """A finding in one line."""
+    """A finding in two lines: the claim with its verdict, and the estimate."""
     claim, estimate = finding.claim, "no estimate"
     factor = claim.factor
     if finding.value is not None:
         estimate = f"{factor * finding.value:+.3g}"
         if finding.low is not None and finding.high is not None:
             estimate += f" [{factor * finding.low:+.3g}, {factor * finding.high:+.3g}]"
-        estimate += f" {claim.unit} (n = {finding.n})"
+        estimate += f"{' ' if claim.unit else ''}{claim.unit} (n = {finding.n})"
     paper = "" if finding.paper is None else f"; paper {factor * finding.paper:+.3g}"
     because = f" ({finding.because})" if finding.because else ""
-    return f"{finding.verdict}{because}: {claim.text} ({claim.where}); ours {estimate}{paper}"
+    return (
+        f"{finding.verdict}{because}: {claim.text} ({claim.where})\n"
+        f"    {claim.statistic}: {estimate}{paper}"
+    )
 
 
 def _row(finding: Finding) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def nc1(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
        all.
 
     Raises:
-        ValueError: fewer than two classes.
+        ValueError: fewer than two classes, or class means that are all alike.
 
     Two classes at 0 and 4, each +-1: S_W = 1, S_B = 4.
 
@@ -29,7 +29,7 @@ def nc1(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
     0.125
     """
     means_KD, centred_ND, weight_N = _classes(features_ND, labels_N)
-    between_KD = means_KD - means_KD.mean(axis=0)
+    between_KD = _centred(means_KD)
     # In an orthonormal basis of the class means' span: D may be thousands, K is not.
     _, size_R, basis_RD = np.linalg.svd(between_KD, full_matrices=False)
     seen = size_R > 1e-9 * size_R.max()
@@ -52,7 +52,10 @@ def nc2(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
     0.0
     """
     means_KD, _, _ = _classes(features_ND, labels_N)
-    return _from_simplex(means_KD - means_KD.mean(axis=0))
+    products_KK = _centred(means_KD) @ _centred(means_KD).T
+    num_classes = len(products_KK)
+    simplex_KK = (np.eye(num_classes) - 1 / num_classes) / np.sqrt(num_classes - 1)
+    return float(np.linalg.norm(products_KK / np.linalg.norm(products_KK) - simplex_KK))
 
 
 def nc3(features_ND: np.ndarray, labels_N: np.ndarray, weight_KD: np.ndarray) -> float:
@@ -72,11 +75,8 @@ def nc3(features_ND: np.ndarray, labels_N: np.ndarray, weight_KD: np.ndarray) ->
     means_KD, _, _ = _classes(features_ND, labels_N)
     parts = []
     for rows_KD in (np.asarray(weight_KD, np.float64)[np.unique(labels_N)], means_KD):
-        centred_KD = rows_KD - rows_KD.mean(axis=0)
-        size = np.linalg.norm(centred_KD)
-        if not size > 0:
-            raise ValueError("weights or class means that are all alike")
-        parts.append(centred_KD / size)
+        centred_KD = _centred(rows_KD)
+        parts.append(centred_KD / np.linalg.norm(centred_KD))
     return float(np.linalg.norm(parts[0] - parts[1]))
 
 
@@ -134,11 +134,9 @@ def _classes(
     return means_KD, features_ND - means_KD[index_N], 1 / (len(classes) * count_K[index_N])
 
 
-def _from_simplex(centred_KD: np.ndarray) -> float:
-    products_KK = centred_KD @ centred_KD.T
-    size = np.linalg.norm(products_KK)
-    if not size > 0:
-        raise ValueError("class means that are all alike")
-    num_classes = len(products_KK)
-    simplex_KK = (np.eye(num_classes) - 1 / num_classes) / np.sqrt(num_classes - 1)
-    return float(np.linalg.norm(products_KK / size - simplex_KK))
+def _centred(rows_KD: np.ndarray) -> np.ndarray:
+    """Less their mean; ValueError where rounding is all that is left."""
+    centred_KD: np.ndarray = rows_KD - rows_KD.mean(axis=0)
+    if not np.abs(centred_KD).max() > 1e-7 * np.abs(rows_KD).max():
+        raise ValueError("weights or class means that are all alike")
+    return centred_KD

@@ -25,7 +25,8 @@ class Information(NamedTuple):
         between: I(C;Y), what Y tells of the class; at most log of the number of classes.
         within: I(X;Y|C), what it tells of the example beyond its class: what smoothing is said to
             erase. `between + within == total`.
-        lower, upper: bounds on the information of the mixture that is fitted (`bounds`).
+        lower, upper: bounds on the information of the mixture that is fitted (`bounds`); its means
+            scatter, the more the fewer draws they are of, so that both lie too high.
     """
 
     total: float
@@ -107,7 +108,6 @@ def bounds(mu_N: np.ndarray, variance: float) -> tuple[float, float]:
 
     -mean over x of log(mean over x' of exp(-D)) with D = (mu_x - mu_x')^2 / 8 s^2 (Bhattacharyya)
     below and (mu_x - mu_x')^2 / 2 s^2 (Kullback-Leibler) above (arXiv 1706.02419, section IV).
-    No draws are needed, so that they check the estimate.
 
     Args:
         mu_N: means; variance: that of each, above 0.

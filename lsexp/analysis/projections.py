@@ -62,8 +62,8 @@ def principal_plane(templates_3E: np.ndarray, points_NE: np.ndarray) -> Plane:
 
     The picture of LuoJiaji's and of Chandrasegaran et al.'s code (ICML 2022), which is another
     than the paper's: the span has three dimensions, and what is seen of it depends on the points.
-    Each axis points to where the third moment of the points is positive, so that equal data give
-    equal pictures.
+    The first axis points from the first template towards the second, the other towards the third,
+    so that pictures of several networks are turned alike.
 
     Args:
         points_NE: activations of the training images of the three classes; their mean is the
@@ -80,8 +80,10 @@ def principal_plane(templates_3E: np.ndarray, points_NE: np.ndarray) -> Plane:
     within_N3 = (points_NE - center_E) @ span_E3
     _, directions_33 = np.linalg.eigh(within_N3.T @ within_N3)
     basis_E2 = span_E3 @ directions_33[:, [2, 1]]
-    third_2 = (((points_NE - center_E) @ basis_E2) ** 3).sum(0)
-    return Plane(center_E, basis_E2 * np.where(third_2 < 0, -1.0, 1.0))
+    first_E, second_E, third_E = templates_3E
+    towards_2 = np.array([second_E - first_E, third_E - (first_E + second_E) / 2])
+    turned_2 = (towards_2 * basis_E2.T).sum(axis=1) < 0
+    return Plane(center_E, basis_E2 * np.where(turned_2, -1.0, 1.0))
 
 
 def project(plane: Plane, points_NE: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ class Elsewhere(Exception):
 
 
 def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View) -> dict[str, Any]:
-    """Bring the planned run to its end, or find it finished.
+    """Bring the planned run to its end, or find it finished, with the snapshots asked for.
 
     Args:
         wait: for another process that trains it; else that is an error.
@@ -48,6 +48,17 @@ def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View)
         UserError: exit code 1: failed now or before, interrupted, or not to be continued here.
         Elsewhere: another process trains it and `wait` is off.
     """
+    metrics = _bring_to_its_end(plan, wait=wait, view=view)
+    if plan.lacking(plan.folder.path):
+        try:
+            _train_aside(plan, metrics, wait=wait, view=view)
+        except (OSError, UserError):
+            if plan.lacking(plan.folder.path):  # else another process was first
+                raise
+    return metrics
+
+
+def _bring_to_its_end(plan: Plan, *, wait: bool, view: Callable[..., Shown]) -> dict[str, Any]:
     folder, config = plan.folder, plan.config
     # Here too: a run before in this process may have kept to another number of threads.
     prepare(plan.device, config.threads or 1)
@@ -93,10 +104,7 @@ def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View)
             f"the same command goes on",
             exit_code=1,
         ) from error
-    metrics = folder.verified_metrics()
-    if plan.lacking(folder.path):
-        _train_aside(plan, metrics, wait=wait, view=view)
-    return metrics
+    return folder.verified_metrics()
 
 
 def _train_aside(
@@ -105,33 +113,52 @@ def _train_aside(
     """Train a finished run once more in a folder of its own, and take only its snapshots.
 
     Raises:
-        UserError: it did not end in the weights of the finished run.
+        UserError: it would not, or did not, end in the weights of the finished run, or its folder
+            cannot be written.
     """
-    folder = plan.folder
-    say(f"{folder.path}: finished without the snapshots asked for; trained again aside for them")
-    aside = RunFolder(folder.path.parent / ".aside" / folder.path.name)
-    artifacts = replace(plan.config.artifacts, tensorboard=False)
-    config = replace(plan.config, artifacts=artifacts, threads=metrics["config"]["threads"])
-    again = execute(replace(plan, config=config, folder=aside), wait=wait, view=view)
+    folder, path = plan.folder, plan.folder.path
+    config = replace(
+        plan.config,
+        artifacts=replace(plan.config.artifacts, tensorboard=False),
+        threads=metrics["config"]["threads"],
+    )
+    _check_repeatable(plan, metrics)
+    try:
+        folder.snapshot(0).parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror} ({error.filename})", exit_code=1) from error
+    say(f"{path}: finished without the snapshots asked for; trained again aside for them")
+    aside = replace(plan, config=config, folder=RunFolder(path.parent / ".aside" / path.name))
+    if aside.folder.finished() and aside.lacking(aside.folder.path):  # of another number of them
+        shutil.rmtree(aside.folder.path)
+    again = _bring_to_its_end(aside, wait=wait, view=view)
     if again["checksums"]["model.safetensors"] != metrics["checksums"]["model.safetensors"]:
-        then, now = (found["provenance"] for found in (metrics, again))
-        names = ("device", "cpu_class", "threads", "torch")
-        changed = [
-            f"{n} {then.get(n)}, now {now.get(n)}" for n in names if then.get(n) != now.get(n)
-        ]
+        shutil.rmtree(aside.folder.path, ignore_errors=True)
         raise UserError(
-            f"{folder.path}: trained again, it ended in other weights"
-            f"{' (' + '; '.join(changed) + ')' if changed else ''}: its snapshots cannot be had "
-            f"here; what was trained lies in {aside.path}",
+            f"{path}: trained again, it ended in other weights: its snapshots cannot be had here",
             exit_code=1,
         )
-    (folder.path / "snapshots").mkdir(exist_ok=True)
-    for step in plan.snapshots:
-        with contextlib.suppress(FileNotFoundError):  # another process was first
-            aside.snapshot(step).replace(folder.snapshot(step))
-    shutil.rmtree(aside.path, ignore_errors=True)
-    if plan.lacking(folder.path):
-        raise UserError(f"{folder.path}: its snapshots were removed meanwhile", exit_code=1)
+    for step in plan.lacking(path):
+        # Copied, so that a kill here costs nothing: the training aside stays whole until the end.
+        replace_file(folder.snapshot(step), aside.folder.snapshot(step).read_bytes())
+    shutil.rmtree(aside.folder.path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others may be at work there
+        aside.folder.path.parent.rmdir()
+
+
+def _check_repeatable(plan: Plan, metrics: dict[str, Any]) -> None:
+    """Refuse before hours of training what could not end in the same weights."""
+    here = environment(plan.device, plan.config.precision)._asdict()
+    for part in metrics["provenance"]["segments"]:
+        for name in ("device", "cpu_class", "torch"):
+            then, now = part["environment"].get(name), here[name]
+            if then != now and plan.config.resume == "exact":
+                raise UserError(
+                    f"{plan.folder.path}: was trained with {name} {then}, here it is {now}: "
+                    f"trained again for its snapshots, it would end in other weights; resume=any "
+                    f"tries all the same",
+                    exit_code=1,
+                )
 
 
 class Stopped(UserError):
@@ -287,7 +314,10 @@ def _state_to_resume(
             step = state["member"]["step"]
             lacking = [at for at in plan.lacking(path.parent) if at <= step]
             if lacking:
-                say(f"{path.parent}: without {len(lacking)} of the snapshots asked for, left aside")
+                say(
+                    f"{path.parent}: without {len(lacking)} of the snapshots asked for; the run "
+                    f"begins again"
+                )
                 state = None
                 continue
         except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -295,11 +325,11 @@ def _state_to_resume(
             state = None
             continue
         env = _keep_to(Environment(**state["segments"][-1]["environment"]), env, plan)
-        for at in plan.snapshots:
-            kept = snapshot_path(path.parent, at)
-            if at <= step and kept != snapshot_path(claim.attempt, at):
-                snapshot_path(claim.attempt, at).parent.mkdir(exist_ok=True)
-                replace_file(snapshot_path(claim.attempt, at), kept.read_bytes())
+        for kept in (path.parent / "snapshots").glob("step-*.safetensors"):
+            # Also those that are not asked for now; not those behind the checkpoint, made again.
+            if int(kept.stem.removeprefix("step-")) <= step and path.parent != claim.attempt:
+                (claim.attempt / "snapshots").mkdir(exist_ok=True)
+                replace_file(claim.attempt / "snapshots" / kept.name, kept.read_bytes())
         replace_file(claim.attempt / "checkpoint.pt", path.read_bytes())
         history = Progress.load(state["progress"]).history
         replace_file(claim.attempt / "history.csv", history_text(history))

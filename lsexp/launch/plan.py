@@ -230,7 +230,9 @@ def steps_done(plan: Plan) -> int:
     """Steps that the checkpoint of an unfinished run would save."""
     for path in plan.folder.checkpoints():
         with contextlib.suppress(OSError, ValueError):
-            return int(unpack(path.read_bytes())["member"]["step"])
+            step = int(unpack(path.read_bytes())["member"]["step"])
+            if not any(at <= step for at in plan.lacking(path.parent)):
+                return step
     return 0
 
 

@@ -15,7 +15,7 @@ def packed(arrays: dict[str, np.ndarray]) -> bytes:
     """The file that holds these."""
     from safetensors.numpy import save
 
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    whole = {name: np.require(array, requirements="C") for name, array in arrays.items()}
     return save(whole, metadata={"sha256": _checksum(whole)})
 
 

@@ -185,6 +185,14 @@ def seeds_cell(trained: Sequence[Trained], eps: float) -> str:
     return f"{status.count('finished')}" + (f" ({failed} failed)" if failed else "")
 
 
+def title_of(recipe: str, done: Sequence[Trained]) -> str:
+    """What was really trained, for a figure: keys that were typed may change a recipe's budget."""
+    config, images = done[0].entry.config, done[0].entry.metrics["train"].get("images")
+    steps = config.get("train.steps")
+    length = f" ({steps:,} steps, {images:,} images)" if steps and images else ""
+    return f"{recipe}, budget {config['budget']}{length}"
+
+
 def run_row(one: Trained, **more: Any) -> Row:
     """A row of runs.csv: what was trained, unfinished ones included."""
     metrics = one.entry.metrics

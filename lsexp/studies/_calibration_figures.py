@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SMOOTHED = "eps 0.05"
 """Which smoothed networks Figure 2 shows, where there are any of these."""
+FEW = 10
+"""Bins of fewer images, on average over seeds, are shown without a gap."""
 
 
 @styled
@@ -106,17 +108,23 @@ def _draw_diagram(axis: Any, rows: Sequence[Row], bins: int) -> None:
         if filled:
             n = np.array([row["n"] for row in filled])
             columns = ("confidence", "accuracy", "calibrated_low", "calibrated_high")
-            points.append(
-                [np.average([row[name] for row in filled], weights=n) for name in columns]
-            )
-    confidence, accuracy, low, high = np.array(points).T
-    axis.plot([0, 1], [0, 1], color="0.3", linewidth=0.8, linestyle="--")
+            means = [np.average([r[name] for r in filled], weights=n) for name in columns]
+            points.append([*means, n.mean()])
+    confidence, accuracy, low, high, count = np.array(points).T
     axis.vlines(
         confidence, low, high, color="0.85", linewidth=6, label="one network, calibrated, 95 %"
     )
-    axis.vlines(confidence, confidence, accuracy, color=COLORS[1], linewidth=1.2, label="gap")
+    axis.plot([0, 1], [0, 1], color="0.3", linewidth=0.8, linestyle="--")
+    many = count >= FEW
+    axis.vlines(
+        confidence[many], confidence[many], accuracy[many], color=COLORS[1], linewidth=1.2,
+        label="gap",
+    )  # fmt: skip
     style = {"color": COLORS[0], "markersize": 4, "linewidth": 1}
-    axis.plot(confidence, accuracy, "o-", label="accuracy", **style)
+    axis.plot(confidence[many], accuracy[many], "o-", label="accuracy", **style)
+    if not many.all():
+        style |= {"markerfacecolor": "none", "label": f"of fewer than {FEW} images"}
+        axis.plot(confidence[~many], accuracy[~many], "o", **style)
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
     axis.set_box_aspect(1)
@@ -148,10 +156,13 @@ def _draw_temperatures(results: Sequence[Result]) -> Figure:
     for axes, result in zip(axes_RC, results, strict=True):
         rows = result.tables["temperatures"]
         split = rows[0]["split"]
-        fitted = {
-            _name(row): row["value"]
+        found = {
+            (_name(row), row["metric"]): row["value"]
             for row in result.tables["calibration"]
-            if row["source"] == "ours" and row["metric"] == "temperature"
+            if row["source"] == "ours"
+            and row["temperature"] == "fitted"
+            and row["split"] in (split, "val")
+            and (row["split"] == split or row["metric"] == "temperature")
         }
         for axis, metric, label in zip(
             axes, ("nll", "ece"), (f"{split} NLL (nats)", f"{split} ECE"), strict=True
@@ -160,10 +171,11 @@ def _draw_temperatures(results: Sequence[Result]) -> Figure:
                 here = [row for row in rows if _name(row) == name]
                 at_T, mean_T = _mean_curve(here, "temperature", metric)
                 style = series_style(number)
-                axis.plot(at_T, mean_T, label=plain(name), **style)
-                if at_T[0] <= fitted.get(name, 0) <= at_T[-1]:
-                    height = float(np.interp(fitted[name], at_T, mean_T))
-                    axis.plot(fitted[name], height, "o", color=style["color"], markersize=5)
+                best = found.get((name, "temperature"))
+                title = plain(name) + ("" if best is None else f", T = {best:.2f}")
+                axis.plot(at_T, mean_T, label=title, **style)
+                if best is not None and at_T[0] <= best <= at_T[-1]:
+                    axis.plot(best, found[name, metric], "o", color=style["color"], markersize=5)
             axis.axvline(1, color="0.5", linewidth=0.8)
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:g}")

@@ -50,6 +50,7 @@ from lsexp.studies import (
     learnt,
     run_row,
     seeds_cell,
+    title_of,
     untested,
 )
 from lsexp.studies.eps import OWNED as OWNED
@@ -187,7 +188,6 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
         splits = [split for split in SPLITS if f"{split}.logits" in found]
         outputs = {s: (found[f"{s}.logits"], found[f"{s}.labels"]) for s in splits}
         reports.append(_report(study, Network(one.keys, outputs)))
-    config = done[0].entry.config
     counts = {eps: seeds_cell(trained, eps) for eps in sorted({o.keys["eps"] for o in trained})}
     notes = _notes(study, reports)
     if done[0].keys["eps"]:
@@ -198,7 +198,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
         _findings(study, done, reports, PAPER_ECE.get(recipe)),
         summary=_summary(reports, _known(recipe), {_eps(e): count for e, count in counts.items()}),
         notes=notes,
-        title=f"{recipe}, budget {config['budget']}, {_of(reports)}",
+        title=f"{title_of(recipe, done)}, {_of(reports)}",
     )
 
 
@@ -602,9 +602,10 @@ def _notes(study: Config, reports: Sequence[Report]) -> list[str]:
     first = reports[0]
     split = _reported(first)
     count = len(first.parts[split][1])
+    over = "; +- half of the 95 % interval over seeds" if "eps" in first.keys else ""
     lines = [
-        f"on {count:,} images of {split}, {study.bins} bins; +- half of the 95 % interval over "
-        f"seeds; AURC by largest probability, and by the normalised logit (Xia et al. 2025)",
+        f"on {count:,} images of {split}, {plural(study.bins, 'bin')}{over}; AURC by largest "
+        f"probability, and by the normalised logit (Xia et al. 2025)",
         "if calibrated: the ECE that calibrated networks as confident as these would show",
     ]
     if "val" not in first.parts:

@@ -49,6 +49,7 @@ from lsexp.studies import (
     interval_row,
     run_row,
     seeds_cell,
+    title_of,
     untested,
 )
 from lsexp.text import plural
@@ -139,7 +140,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     done = next(one for one in trained if one.finished)
     config = done.entry.config
     finding = _unchanged(cells, recipe, config)
-    title = f"{config['data.name']}, {config['model.name']}, {recipe}, budget {config['budget']}"
+    title = title_of(recipe, [done])
     return Result(
         recipe,
         whole,

@@ -36,6 +36,7 @@ from lsexp.studies import (
     learnt,
     run_row,
     seeds_cell,
+    title_of,
     untested,
 )
 from lsexp.studies.eps import OWNED as OWNED
@@ -48,6 +49,8 @@ HELP = "Figure 1: three classes in the plane of their templates"
 VIEW = ("classes", "examples", "method", "shown_seed")
 SPLITS = ("train", "val")
 MARKERS = ("o", "^", "s")
+TEMPLATE: dict[str, Any] = {"edgecolor": "black", "facecolor": "none", "linewidths": 1}
+MOST_COLUMNS = 4
 
 
 @dataclass
@@ -184,7 +187,6 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     """Pictures of all networks, and what is measured on them."""
     chosen = _chosen_of(study, trained)
     done = [one for one in trained if one.finished]
-    config = done[0].entry.config
     seed = _shown_seed(study, done)
     pictures, flat = [], []
     for one in done:
@@ -210,7 +212,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
         _findings(study, done, pictures),
         summary=_summary(estimates, trained),
         notes=[*_notes(study, chosen, done), *flat],
-        title=f"{recipe}, budget {config['budget']}, seed {seed}",
+        title=f"{title_of(recipe, done)}, seed {seed}",
     )
 
 
@@ -441,10 +443,13 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
         splits = [s for s in SPLITS if any(row["split"] == s for row in points)]
         all_eps = sorted({row["eps"] for row in points})
         rows.append((points, corners, [(eps, split) for eps in all_eps for split in splits]))
-    columns = max(len(places) for _, _, places in rows)
-    figure, axes_RC = grid(len(results), columns, width=2.5, height=3.0)
+    columns = min(MOST_COLUMNS, max(len(places) for _, _, places in rows))
+    lines = [-(-len(places) // columns) for _, _, places in rows]
+    figure, axes_RC = grid(sum(lines), columns, width=2.5, height=2.8)
     figure.suptitle(f"Three classes: {METHODS[study.method]}")
-    for axes, result, (points, corners, places) in zip(axes_RC, results, rows, strict=True):
+    for result, (points, corners, places), count in zip(results, rows, lines, strict=True):
+        axes = [axis for line in axes_RC[:count] for axis in line]
+        axes_RC = axes_RC[count:]
         names = list(dict.fromkeys(row["class"] for row in points))
         for axis, (eps, split) in zip(axes, places, strict=False):
             here = [r for r in points if (r["eps"], r["split"]) == (eps, split)]
@@ -460,7 +465,11 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
                 _enlarge(axis, names, here, there, [*points, *corners])
         for axis in axes[len(places) :]:
             axis.set_visible(False)
-        axes[0].legend(fontsize=7, loc="best")
+        handles, titles = axes[0].get_legend_handles_labels()
+        if corners:
+            handles.append(axes[0].scatter([], [], marker="D", s=40, **TEMPLATE))
+            titles.append("templates")
+        axes[0].legend(handles, titles, fontsize=6, loc="best")
         axes[0].set_ylabel(plain(result.title).replace(", ", "\n"), fontsize=7)
     return {"projections": figure}
 
@@ -488,8 +497,7 @@ def _draw_points(
         axis.scatter(*at, s=7, alpha=0.6, linewidths=0, zorder=2, label=plain(name), **style)
         for row in corners:
             if row["class"] == name:
-                style = {"marker": MARKERS[number], "edgecolor": "black", "facecolor": "none"}
-                axis.scatter(row["x"], row["y"], s=40, linewidths=1, zorder=3, **style)
+                axis.scatter(row["x"], row["y"], s=40, marker=MARKERS[number], zorder=3, **TEMPLATE)
 
 
 def _window(rows: Sequence[Row]) -> tuple[float, float, float]:

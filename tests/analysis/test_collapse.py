@@ -105,10 +105,11 @@ def test_gamma_of_uniform_probabilities_is_one():
     ("features", "labels", "message"),
     [
         (FEATURES, np.zeros(90), "two are needed"),
-        (np.ones((90, 3)), LABELS, "all alike|one way"),
+        (np.ones((90, 12)), LABELS, "all alike|one way"),
+        (np.tile([0.1, 0.3, 0.7] * 4, (90, 1)), LABELS, "all alike|one way"),
     ],
 )
-@pytest.mark.parametrize("name", ["nc2", "class_separation"])
+@pytest.mark.parametrize("name", MEASURES)
 def test_nothing_to_measure(name, features, labels, message):
     with pytest.raises(ValueError, match=message):
         MEASURES[name](features, labels)

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 from support import TINY, lsexp, names, tiny_plan, until_it_saves, weights
 
 from lsexp.errors import UserError
+from lsexp.launch import local
 from lsexp.launch.local import execute
-from lsexp.runs.store import sha256_of
+from lsexp.runs.store import RunFolder, replace_file, sha256_of
 from lsexp.runs.tensors import unpacked
+from lsexp.training.member import step as take_step
 from lsexp.training.snapshots import snapshot_steps
 
 ASKED = "artifacts.snapshots=7"
@@ -33,19 +34,15 @@ def whole(tmp_path_factory):
 
 def test_snapshots_are_the_weights_on_the_way(whole, tmp_path):
     assert names(whole / "snapshots") == {f"step-{step}.safetensors" for step in STEPS}
-    for step in STEPS[:3]:
-        plan = tiny_plan(tmp_path, f"train.steps={max(step, 1)}", "optim.schedule=constant")
-        if step == 0:
-            first = plan.member(plan.images("train")).model.state_dict()
-            expected = {name: value.numpy() for name, value in first.items()}
-        else:
-            execute(plan)
-            expected = load_file(plan.folder.path / "model.safetensors")
+    for step in STEPS[:4]:
+        member = tiny_plan(tmp_path).member(tiny_plan(tmp_path).images("train"))
+        for _ in range(step):
+            take_step(member)
         found = unpacked(whole / "snapshots" / f"step-{step}.safetensors")
+        expected = member.model.state_dict()
         assert found.keys() == expected.keys()
-        if step == 0:
-            for name, value in expected.items():
-                np.testing.assert_array_equal(found[name], value)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value.numpy())
 
 
 def test_they_change_neither_name_nor_weights(whole, tmp_path):
@@ -70,7 +67,7 @@ def test_a_finished_run_gets_them_from_a_training_aside(whole, tmp_path):
     for name, arrays in kept(whole).items():
         for key, value in arrays.items():
             np.testing.assert_array_equal(kept(folder)[name][key], value)
-    assert not any((tmp_path / ".aside").iterdir())
+    assert not (tmp_path / ".aside").exists()
 
 
 def test_fewer_of_them_are_another_question(whole):
@@ -88,11 +85,66 @@ def test_other_weights_are_told_and_nothing_is_added(tmp_path):
     (folder / "model.safetensors").write_bytes(content)
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["checksums"]["model.safetensors"] = sha256_of(folder / "model.safetensors")
-    metrics["provenance"]["torch"] = "1.0"
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(UserError, match=r"ended in other weights \(torch 1\.0, now"):
+    with pytest.raises(UserError, match="ended in other weights"):
         execute(tiny_plan(tmp_path, ASKED))
-    assert "snapshots" not in names(folder)
+    assert not names(folder / "snapshots")
+    assert not (tmp_path / ".aside" / folder.name).exists()  # another machine may do it
+
+
+def test_what_could_not_end_alike_is_not_trained(tmp_path, monkeypatch):
+    plan = tiny_plan(tmp_path)
+    execute(plan)
+    path = plan.folder.path / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["provenance"]["segments"][0]["environment"]["torch"] = "1.0"
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match=r"was trained with torch 1\.0, here it is .*resume=any"):
+        execute(tiny_plan(tmp_path, ASKED))
+    assert not (tmp_path / ".aside").exists()
+    execute(tiny_plan(tmp_path, ASKED, "resume=any"))
+    assert len(names(plan.folder.path / "snapshots")) == len(STEPS)
+
+
+def test_a_kill_while_they_are_taken_over_costs_no_training(tmp_path, monkeypatch):
+    execute(tiny_plan(tmp_path))
+    plan = tiny_plan(tmp_path, ASKED)
+    calls = []
+
+    def dies(path, content):
+        if path.parent == plan.folder.path / "snapshots":
+            calls.append(path)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+        replace_file(path, content)
+
+    monkeypatch.setattr(local, "replace_file", dies)
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan)
+    monkeypatch.setattr(local, "_train", None)  # nothing may be trained
+    execute(plan)
+    assert plan.done()
+    assert not (tmp_path / ".aside").exists()
+
+
+def test_a_finished_training_aside_of_another_number_is_done_again(tmp_path, monkeypatch):
+    execute(tiny_plan(tmp_path))
+    plan = tiny_plan(tmp_path, ASKED)
+    monkeypatch.setattr(local, "_check_repeatable", lambda *_: None)
+    aside = replace(tiny_plan(tmp_path, "artifacts.snapshots=3"), folder=RunFolder(
+        tmp_path / ".aside" / plan.folder.path.name))  # fmt: skip
+    execute(aside)
+    execute(plan)
+    assert plan.done()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path, monkeypatch):
+    execute(tiny_plan(tmp_path))
+    plan = tiny_plan(tmp_path, ASKED)
+    (plan.folder.path / "snapshots").write_text("in the way")
+    with pytest.raises(UserError, match="File exists"):
+        execute(plan)
+    assert not (tmp_path / ".aside").exists()
 
 
 def test_a_snapshot_that_was_removed_comes_back(whole, tmp_path):
@@ -136,7 +188,7 @@ def test_a_run_that_was_begun_without_begins_again(tmp_path):
     process.communicate()
     done = lsexp(*words, "artifacts.snapshots=9", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "of the snapshots asked for, left aside" in done.stderr
+    assert "of the snapshots asked for; the run begins again" in done.stderr
     assert "continuing" not in done.stderr
     folder = tmp_path / done.stdout.splitlines()[-1]
     assert len(names(folder / "snapshots")) == 8

@@ -281,8 +281,8 @@ def test_several_recipes_are_rows_of_one_figure():
     figure = drawn(first, second)
     assert len(figure.axes) == 6
     assert [axis.get_title(loc="left") for axis in figure.axes[::3]] == [
-        "cifar10, up, digits_mlp, budget cpu (2 runs, 2 seeds)",
-        "cifar10, up, cifar10_alexnet, budget cpu (1 run, 1 seed)",
+        "digits_mlp, budget cpu (2 runs, 2 seeds)",
+        "cifar10_alexnet, budget cpu (1 run, 1 seed)",
     ]
 
 

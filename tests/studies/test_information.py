@@ -139,8 +139,40 @@ def test_what_does_not_fall_does_not_support():
     ]
     small, rises, falls, lower, above = verdicts(analyzed(trained))
     assert (small, rises, above) == ("supported", "supported", "supported")
-    assert falls != "supported"
-    assert lower != "supported"
+    assert falls == "contradicted"
+    assert lower == "inconclusive"
+
+
+def test_what_never_rose_does_not_fall():
+    falling = (10.0, 5.0, 2.0, 1.0, 0.0)
+    trained = [
+        finished(eps, seed, network(falling, seed=10 * seed + (eps > 0)))
+        for seed in range(3)
+        for eps in (0.0, 0.1)
+    ]
+    result = analyzed(trained)
+    assert result.findings[1].verdict == "contradicted"
+    assert result.findings[2].because == "it did not rise before"
+
+
+def test_what_rises_to_the_end_is_no_fall():
+    rising = (None, 0.0, 1.0, 5.0, 20.0)
+    trained = [
+        finished(eps, seed, network(rising, seed=10 * seed + (eps > 0)))
+        for seed in range(3)
+        for eps in (0.0, 0.1)
+    ]
+    assert analyzed(trained).findings[2].verdict == "contradicted"
+
+
+def test_images_that_look_alike_in_every_draw_are_refused():
+    trained = several()
+    for question, found in trained[0].measured.items():
+        if isinstance(question, Draws):
+            same = np.repeat(found.difference_NM[:, :1], 24, axis=1)
+            trained[0].measured[question] = found._replace(difference_NM=same)
+    with pytest.raises(UserError, match="look alike in every draw"):
+        analyzed(trained)
 
 
 def test_hard_networks_that_have_not_learnt_close_the_gate_of_the_end():
@@ -178,7 +210,7 @@ def test_missing_eps_and_seeds_are_named():
     assert because[2:] == [
         "needs runs at eps 0.1",
         "needs runs at eps 0 and 0.1",
-        "needs runs at eps 0.1",
+        "needs runs at eps 0 and 0.1",
     ]
 
 
