@@ -25,7 +25,7 @@ def test_commands_flags_keys_groups_and_values_are_offered():
     assert "runs" in offered("lsexp ")
     assert offered("lsexp train --dry") == ["--dry-run"]
     assert offered("lsexp train loss.") == ["loss.eps=", "loss.scale=", "loss.spread="]
-    assert offered("lsexp train recipe=di") == ["recipe=digits_mlp"]
+    assert offered("lsexp train recipe=digits_m") == ["recipe=digits_mlp"]
     assert offered("lsexp train recipe=cifar10_") == [
         "recipe=cifar10_alexnet",
         "recipe=cifar10_resnet56",

@@ -223,7 +223,7 @@ def test_help_names_studies_and_their_keys(capsys):
 def test_a_plot_without_any_sweep_says_how_to_make_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["plot", "eps"]) == 1
-    assert "no sweep in runs; `lsexp sweep eps` makes one" in capsys.readouterr().err
+    assert "no sweep for it in runs; `lsexp sweep eps` makes one" in capsys.readouterr().err
 
 
 # Trouble.

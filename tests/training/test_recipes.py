@@ -134,10 +134,10 @@ def test_resnets_decay_all_kernels_and_normalisations_but_no_bias_of_the_head():
     assert decaying(member) == dict.fromkeys(everything - {"fc.bias"}, 1e-4)
 
 
-def test_the_cpu_budget_of_the_thin_resnets_is_56_passes_over_10_000_images():
+def test_the_cpu_budget_of_the_thin_resnets_is_112_passes_over_10_000_images():
     config = config_of("cifar100_resnet56_thin", "cpu")
     assert config.data.train_size == 10_000
-    assert config.train.steps * config.train.batch_size / 10_000 == 56
+    assert config.train.steps * config.train.batch_size / 10_000 == 112
 
 
 # Twenty steps against plain code.
