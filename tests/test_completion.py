@@ -39,7 +39,13 @@ def test_commands_flags_keys_groups_and_values_are_offered():
     assert offered("lsexp sweep eps se") == ["seeds="]
     assert offered("lsexp sweep eps loss.e") == []
     assert offered("lsexp sweep eps --dr") == ["--dry-run"]
-    assert offered("lsexp plot ") == ["calibration", "curves", "eps", "projections"]
+    assert offered("lsexp plot ") == [
+        "calibration",
+        "curves",
+        "eps",
+        "information",
+        "projections",
+    ]
     assert offered("lsexp plot projections method=t") == ["method=templates_pca", "method=tsne"]
     assert offered("lsexp plot calibration logits") == ["logits="]
     assert offered("lsexp plot eps figure.format=s") == ["figure.format=svg"]
