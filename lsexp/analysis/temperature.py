@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from lsexp.analysis.calibration import BINS, ece_of
+from lsexp.data.splits import stratified_order
 
 By = Literal["nll", "ece"]
 
@@ -132,14 +133,7 @@ def halves(labels_N: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     labels_N = np.asarray(labels_N)
     if len(labels_N) < 2:
         raise ValueError(f"{len(labels_N)} examples have no two halves")
-    # RandomState, not default_rng: NumPy promises that its stream never changes.
-    rng = np.random.RandomState(seed)
-    places, order = [], []
-    for k in np.unique(labels_N):
-        members = rng.permutation(np.flatnonzero(labels_N == k))
-        places.append((np.arange(len(members)) + 0.5) / len(members))
-        order.append(members)
-    order_N = np.concatenate(order)[np.argsort(np.concatenate(places), kind="stable")]
+    order_N = stratified_order(labels_N, seed)
     middle = len(order_N) // 2
     return np.sort(order_N[:middle]), np.sort(order_N[middle:])
 

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lsexp.analysis.statistics import Direction, Interval, verdict
+from lsexp.analysis.statistics import Direction, Interval, over_seeds, verdict
 from lsexp.config import TrainConfig
 from lsexp.errors import UserError, unknown
 from lsexp.measure import Question
@@ -176,6 +176,18 @@ def interval_row(found: Interval) -> Row:
         "n": found.n,
         "interval": found.over if found.low is not None else None,
     }
+
+
+def mean_cell(values: Sequence[float | None], digits: int) -> str:
+    """Mean over seeds and half its interval; (k) behind it where only k of them have a value."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return ""
+    interval = over_seeds(np.array(found))
+    text = f"{interval.value:.{digits}f}"
+    if interval.low is not None and interval.high is not None:
+        text += f" +- {(interval.high - interval.low) / 2:.{digits}f}"
+    return text if len(found) == len(values) else f"{text} ({len(found)})"
 
 
 def seeds_cell(trained: Sequence[Trained], eps: float) -> str:

@@ -48,6 +48,7 @@ from lsexp.studies import (
     decide,
     interval_row,
     learnt,
+    mean_cell,
     run_row,
     seeds_cell,
     title_of,
@@ -579,23 +580,13 @@ def _summary(
     groups = _groups(reports)
     for name, count in counts.items():
         group = groups.get(name, [])
-        cells = [_text([one.temperature for one in group], 2)]
+        cells = [mean_cell([one.temperature for one in group], 2)]
         for which, metric, _, digits in COLUMNS:
-            cells.append(_text([one.scores.get((split, which, metric)) for one in group], digits))
+            cells.append(
+                mean_cell([one.scores.get((split, which, metric)) for one in group], digits)
+            )
         rows.append([name, count, *cells])
     return rows
-
-
-def _text(values: Sequence[float | None], digits: int) -> str:
-    """Mean and half the interval; (k) behind it where only k seeds have a value."""
-    found = [value for value in values if value is not None]
-    if not found:
-        return ""
-    interval = over_seeds(np.array(found))
-    text = f"{interval.value:.{digits}f}"
-    if interval.low is not None and interval.high is not None:
-        text += f" +- {(interval.high - interval.low) / 2:.{digits}f}"
-    return text if len(found) == len(values) else f"{text} ({len(found)})"
 
 
 def _notes(study: Config, reports: Sequence[Report]) -> list[str]:

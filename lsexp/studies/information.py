@@ -36,6 +36,7 @@ from lsexp.studies import (
     eps,
     interval_row,
     learnt,
+    mean_cell,
     run_row,
     seeds_cell,
     title_of,
@@ -387,20 +388,16 @@ def _summary(
             here = by_eps[value]
             whole_SI = np.stack([one.values["information"] for one in here])
             peak = int(whole_SI.mean(axis=0).argmax())
-            cells += [_text(whole_SI[:, 0]), _text(whole_SI[:, peak]), f"{steps[peak]:,}"]
-            cells.append(_text(whole_SI[:, -1]))
+            cells += [
+                mean_cell(whole_SI[:, 0].tolist(), 3),
+                mean_cell(whole_SI[:, peak].tolist(), 3),
+                f"{steps[peak]:,}",
+            ]
+            cells.append(mean_cell(whole_SI[:, -1].tolist(), 3))
             for name in ("between_classes", "within_class", "gamma"):
-                cells.append(_text(np.array([one.values[name][-1] for one in here])))
+                cells.append(mean_cell([one.values[name][-1] for one in here], 3))
         rows.append(cells + [""] * (len(rows[0]) - len(cells)))
     return rows
-
-
-def _text(values_S: np.ndarray) -> str:
-    found = over_seeds(values_S)
-    text = f"{found.value:.3f}"
-    if found.low is not None and found.high is not None:
-        text += f" +- {(found.high - found.low) / 2:.3f}"
-    return text
 
 
 def _notes(study: Config, chosen: Chosen, one: Curve, seeds: int) -> list[str]:
