@@ -22,7 +22,7 @@ import numpy as np
 from lsexp.config import CustomConfig, TrainConfig, revived
 from lsexp.errors import UserError
 from lsexp.runs.catalog import load_outputs
-from lsexp.runs.store import RunFolder, replace_file, sha256_of
+from lsexp.runs.store import RunFolder, replace_file, sha256_of, snapshot_of
 from lsexp.runs.tensors import packed, unpacked
 from lsexp.text import say
 
@@ -129,7 +129,7 @@ def measure(path: Path, asked: Sequence[Question], data_dir: str | None = None) 
             known = network.measure(one) if isinstance(one, Measurement) else network.draw(one)
             with contextlib.suppress(OSError):  # a folder that is read-only is measured each time
                 file.parent.mkdir(exist_ok=True)
-                replace_file(file, packed(known._asdict()))
+                replace_file(file, packed(known._asdict(), file.stem))
         found.append(known)
     return found
 
@@ -155,7 +155,7 @@ def _file(path: Path, asked: Question, metrics: dict[str, Any]) -> Path:
 
 def _read(file: Path, kind: type[Measured] | type[Drawn]) -> Answer | None:
     """None where it is not there, or not whole any more."""
-    arrays = unpacked(file)
+    arrays = unpacked(file, file.stem)
     if arrays is None or set(arrays) != set(kind._fields):
         return None
     return kind(**arrays)
@@ -238,6 +238,7 @@ class _Network:
         from lsexp.training.hardware import default_threads, prepare, resolve_device
 
         self.path = path
+        self.identity = metrics["identity"]
         self.config: TrainConfig = revived(metrics["config"])
         then = self.config.data_dir
         here = data_dir or (then if then is not None and Path(then).is_dir() else None)
@@ -299,7 +300,7 @@ class _Network:
             if step is None:
                 tensors = load_file(weights)
             else:
-                arrays = unpacked(weights)
+                arrays = unpacked(weights, snapshot_of(self.identity, step))
                 if arrays is None:
                     raise ValueError("not as it was written")
                 tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

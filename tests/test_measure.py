@@ -15,7 +15,7 @@ from lsexp.errors import UserError
 from lsexp.launch.local import execute
 from lsexp.measure import Draws, Measurement
 from lsexp.runs.catalog import load_outputs, read_run
-from lsexp.runs.store import RunFolder, sha256_of
+from lsexp.runs.store import RunFolder, sha256_of, snapshot_of
 from lsexp.runs.tensors import packed
 
 
@@ -130,7 +130,9 @@ def test_a_snapshot_is_measured_by_its_own_weights(run):
     weights = load_file(run / "model.safetensors")
     (run / "snapshots").mkdir()
     path = run / "snapshots" / "step-7.safetensors"
-    path.write_bytes(packed({name: 0 * value.numpy() for name, value in weights.items()}))
+    zeros = {name: 0 * value.numpy() for name, value in weights.items()}
+    what = snapshot_of(RunFolder(run).metrics()["identity"], 7)
+    path.write_bytes(packed(zeros, what))
     end, snapshot = measure.measure(run, [Measurement("val"), Measurement("val", step=7)])
     assert not snapshot.logits_NK.any()
     assert end.logits_NK.any()
@@ -141,6 +143,9 @@ def test_a_snapshot_is_measured_by_its_own_weights(run):
     path.write_bytes(flipped)
     with pytest.raises(UserError, match=r"step-7\.safetensors: damaged"):
         measure.measure(run, [Measurement("val", step=7)])
+    path.with_name("step-9.safetensors").write_bytes(packed(zeros, what))
+    with pytest.raises(UserError, match=r"step-9\.safetensors: damaged"):  # it is that of step 7
+        measure.measure(run, [Measurement("val", step=9)])
 
 
 @pytest.fixture(scope="module")

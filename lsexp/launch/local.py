@@ -21,7 +21,7 @@ from lsexp.launch.plan import Plan
 from lsexp.launch.progress import Shown, View
 from lsexp.launch.results import Segment, failure, segment, write_results
 from lsexp.runs.claims import Claim, Record, acquire, describe
-from lsexp.runs.store import RunFolder, replace_file, snapshot_path
+from lsexp.runs.store import RunFolder, replace_file, snapshot_of, snapshot_path
 from lsexp.runs.tensors import packed
 from lsexp.text import say
 from lsexp.training.checkpoint import pack, unpack
@@ -205,7 +205,7 @@ class _Recorder:
         path = snapshot_path(self.claim.attempt, step)
         path.parent.mkdir(exist_ok=True)
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
-        replace_file(path, packed(arrays))
+        replace_file(path, packed(arrays, snapshot_of(self.plan.identity, step)))
 
     def stopping(self) -> bool:
         return bool(self.signals) or self.claim.lost

@@ -37,7 +37,7 @@ from lsexp.config import TrainConfig
 from lsexp.errors import UserError
 from lsexp.runs import claims
 from lsexp.runs.claims import Claim
-from lsexp.runs.identity import Science, compare
+from lsexp.runs.identity import Science, compare, digest
 from lsexp.text import user_path
 
 PUBLISHING = "publishing"
@@ -235,6 +235,11 @@ class RunFolder:
 def snapshot_path(folder: Path, step: int) -> Path:
     """In a run folder, or in an attempt's."""
     return folder / "snapshots" / f"step-{step}.safetensors"
+
+
+def snapshot_of(identity: Science, step: int) -> str:
+    """What the file of a snapshot says that it is, so that one in another's place is noticed."""
+    return f"weights of {digest(identity)} after step {step}"
 
 
 def config_text(config: TrainConfig, identity: Science, chosen: dict[str, str]) -> str:

@@ -1,6 +1,7 @@
 """Files of named arrays that tell whether they are whole: snapshots, measurements.
 
-safetensors notices a file that was cut; a checksum in its metadata one whose content changed.
+safetensors notices a file that was cut; a checksum in its metadata one whose content changed, or
+that stands where another belongs.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from pathlib import Path
 import numpy as np
 
 
-def packed(arrays: dict[str, np.ndarray]) -> bytes:
-    """The file that holds these."""
+def packed(arrays: dict[str, np.ndarray], what: str) -> bytes:
+    """The file that holds these.
+
+    Args:
+        what: they are, e.g. of which run and step.
+    """
     from safetensors.numpy import save
 
     whole = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    return save(whole, metadata={"sha256": _checksum(whole)})
+    return save(whole, metadata={"what": what, "sha256": _checksum(whole, what)})
 
 
-def unpacked(file: Path) -> dict[str, np.ndarray] | None:
-    """What a file holds; None where it is not there, or not as it was written."""
+def unpacked(file: Path, what: str) -> dict[str, np.ndarray] | None:
+    """What a file holds; None where it is not there, not as it was written, or something else."""
     from safetensors import safe_open
 
     if not file.is_file():
@@ -28,14 +33,14 @@ def unpacked(file: Path) -> dict[str, np.ndarray] | None:
     try:
         with safe_open(file, framework="numpy") as opened:
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            right = (opened.metadata() or {}).get("sha256") == _checksum(arrays)
+            right = (opened.metadata() or {}).get("sha256") == _checksum(arrays, what)
     except Exception:  # safetensors' own kinds
         return None
     return arrays if right else None
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _checksum(arrays: dict[str, np.ndarray], what: str) -> str:
+    digest = hashlib.sha256(what.encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         digest.update(arrays[name].tobytes())

@@ -11,7 +11,7 @@ from support import TINY, lsexp, names, tiny_plan, until_it_saves, weights
 from lsexp.errors import UserError
 from lsexp.launch import local
 from lsexp.launch.local import execute
-from lsexp.runs.store import RunFolder, replace_file, sha256_of
+from lsexp.runs.store import RunFolder, replace_file, sha256_of, snapshot_of, snapshot_path
 from lsexp.runs.tensors import unpacked
 from lsexp.training.member import step as take_step
 from lsexp.training.snapshots import snapshot_steps
@@ -20,8 +20,14 @@ ASKED = "artifacts.snapshots=7"
 STEPS = snapshot_steps(50, 7)
 
 
+def snapshot(folder, step):
+    what = snapshot_of(RunFolder(folder).metrics()["identity"], step)
+    return unpacked(snapshot_path(folder, step), what)
+
+
 def kept(folder):
-    return {name: unpacked(folder / "snapshots" / name) for name in names(folder / "snapshots")}
+    steps = [int(name[5:].split(".")[0]) for name in names(folder / "snapshots")]
+    return {step: snapshot(folder, step) for step in steps}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def test_snapshots_are_the_weights_on_the_way(whole, tmp_path):
         member = tiny_plan(tmp_path).member(tiny_plan(tmp_path).images("train"))
         for _ in range(step):
             take_step(member)
-        found = unpacked(whole / "snapshots" / f"step-{step}.safetensors")
+        found = snapshot(whole, step)
         expected = member.model.state_dict()
         assert found.keys() == expected.keys()
         for name, value in expected.items():
