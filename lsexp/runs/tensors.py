@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+WHAT = "what"
+"""The one entry of the metadata: safetensors writes several in any order."""
+
 
 def packed(arrays: dict[str, np.ndarray], what: str) -> bytes:
     """The file that holds these.
@@ -21,7 +24,7 @@ def packed(arrays: dict[str, np.ndarray], what: str) -> bytes:
     from safetensors.numpy import save
 
     whole = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    return save(whole, metadata={"what": what, "sha256": _checksum(whole, what)})
+    return save(whole, metadata={WHAT: _label(whole, what)})
 
 
 def unpacked(file: Path, what: str) -> dict[str, np.ndarray] | None:
@@ -33,15 +36,15 @@ def unpacked(file: Path, what: str) -> dict[str, np.ndarray] | None:
     try:
         with safe_open(file, framework="numpy") as opened:
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            right = (opened.metadata() or {}).get("sha256") == _checksum(arrays, what)
+            right = (opened.metadata() or {}).get(WHAT) == _label(arrays, what)
     except Exception:  # safetensors' own kinds
         return None
     return arrays if right else None
 
 
-def _checksum(arrays: dict[str, np.ndarray], what: str) -> str:
-    digest = hashlib.sha256(what.encode())
+def _label(arrays: dict[str, np.ndarray], what: str) -> str:
+    digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
+    return f"{what}, sha256 {digest.hexdigest()}"
