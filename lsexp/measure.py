@@ -9,11 +9,11 @@ Shape letters: N examples, D features, K classes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -77,8 +77,8 @@ class Draws(NamedTuple):
 
     Attributes:
         classes: the two, by index.
-        examples: so many images of each at most, as many of one as of the other, behind the first
-            `skip` of it: other values of `skip` give other images.
+        examples: so many images of each at most, as many of one as of the other, those of the
+            first class first.
         draws: how often each is augmented anew, as in training. The draws are the same for every
             network, and not those of any training.
         step: of the snapshot after so many updates; None: of the final weights.
@@ -87,7 +87,6 @@ class Draws(NamedTuple):
     classes: tuple[int, int]
     examples: int
     draws: int
-    skip: int = 0
     step: int | None = None
 
 
@@ -104,7 +103,34 @@ Question = Measurement | Draws
 Answer = Measured | Drawn
 
 
-def measure(path: Path, asked: Sequence[Question], data_dir: str | None = None) -> list[Answer]:
+class Answers(Mapping[Question, Answer]):
+    """What was asked of a run, read from beside it when it is looked at.
+
+    Features at many snapshots of many runs may be more than memory holds.
+    """
+
+    def __init__(self, files: dict[Question, Path], kept: dict[Question, Answer]):
+        self.files = files
+        self.kept = kept
+
+    def __getitem__(self, asked: Question) -> Answer:
+        found = self.kept.get(asked) or _read(self.files[asked], asked)
+        if found is None:
+            raise UserError(
+                f"{self.files[asked]}: was removed or changed meanwhile; the same command measures "
+                f"it again",
+                exit_code=1,
+            )
+        return found
+
+    def __iter__(self) -> Iterator[Question]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def measure(path: Path, asked: Sequence[Question], data_dir: str | None = None) -> Answers:
     """What is asked of a finished run, read from beside it or measured and left there.
 
     Args:
@@ -117,21 +143,24 @@ def measure(path: Path, asked: Sequence[Question], data_dir: str | None = None) 
             trained on, it has no such snapshot, or the split has no images.
     """
     metrics = RunFolder(path).verified_metrics()
-    network: _Network | None = None
-    found = []
-    for one in asked:
-        file = _file(path, one, metrics)
-        known = _read(file, Measured if isinstance(one, Measurement) else Drawn)
-        if known is None:
-            if network is None:
-                say(f"measuring {path.name}")
-                network = _Network(path, metrics, data_dir)
-            known = network.measure(one) if isinstance(one, Measurement) else network.draw(one)
-            with contextlib.suppress(OSError):  # a folder that is read-only is measured each time
-                file.parent.mkdir(exist_ok=True)
-                replace_file(file, packed(known._asdict(), file.stem))
-        found.append(known)
-    return found
+    files = {one: _file(path, one, metrics) for one in asked}
+    unknown = [one for one, file in files.items() if _read(file, one) is None]
+    kept: dict[Question, Answer] = {}
+    if unknown:
+        say(f"measuring {path.name}")
+        began = time.perf_counter()
+        network = _Network(path, metrics, data_dir)
+        for one in unknown:
+            found = network.measure(one) if isinstance(one, Measurement) else network.draw(one)
+            try:
+                files[one].parent.mkdir(exist_ok=True)
+                replace_file(files[one], packed(found._asdict(), files[one].stem))
+            except OSError:  # a folder that is read-only is measured each time
+                kept[one] = found
+        seconds, times = time.perf_counter() - began, len({one.step for one in unknown})
+        each = f" at {times} steps, {seconds / times:.1f} s each" if times > 1 else ""
+        say(f"measured {path.name} in {seconds:.1f} s{each}")
+    return Answers(files, kept)
 
 
 def _weights(path: Path, step: int | None) -> Path:
@@ -153,8 +182,9 @@ def _file(path: Path, asked: Question, metrics: dict[str, Any]) -> Path:
     return path / "measured" / f"{what}-{when}-{digest}.safetensors"
 
 
-def _read(file: Path, kind: type[Measured] | type[Drawn]) -> Answer | None:
+def _read(file: Path, asked: Question) -> Answer | None:
     """None where it is not there, or not whole any more."""
+    kind = Measured if isinstance(asked, Measurement) else Drawn
     arrays = unpacked(file, file.stem)
     if arrays is None or set(arrays) != set(kind._fields):
         return None
@@ -377,13 +407,12 @@ class _Network:
 
         images, labels = self._arrays("train")
         indices = self.outputs["train.indices"]
-        of_class = [indices[labels[indices] == k][asked.skip :] for k in asked.classes]
+        of_class = [indices[labels[indices] == k] for k in asked.classes]
         count = min(asked.examples, *map(len, of_class))
-        if count < 2 or (asked.skip and count < asked.examples):
+        if count < 2:
             names = " or ".join(self.dataset.arrays.classes[k] for k in asked.classes)
             raise UserError(
-                f"{self.path.name}: trained on too few images of class {names} for these subsets",
-                exit_code=1,
+                f"{self.path.name}: trained on too few images of class {names}", exit_code=1
             )
         chosen = [part[:count] for part in of_class]
         which = np.concatenate(chosen)

@@ -391,12 +391,13 @@ def _tell_plan(
     """
     from lsexp.launch.plan import describe_training, seconds_of_training, steps_done
 
-    todo, errors, failed = [], [], 0
+    todo, errors, failed, again = [], [], 0, 0
     for i, (run, plan) in enumerate(zip(runs, plans, strict=True)):
         if plan.done():
             continue
         failure = plan.folder.failure()
         failed += failure is not None
+        again += plan.folder.finished()
         if failure is None or retry:
             todo.append(i)
         else:
@@ -405,11 +406,15 @@ def _tell_plan(
     if failed:
         counts += f", {failed} failed" + ("" if retry else " (retry_failed=true tries again)")
     counts += f", {len(todo)} to do"
+    if again:
+        counts += f" ({again} of them again, aside: finished without snapshots)"
     if todo:
         steps = plans[0].config.train.steps
         left = sum(1 - steps_done(plans[i]) / steps for i in todo)
         seconds = seconds_of_training(plans[todo[0]]) * left / min(workers, len(todo))
         counts += f", about {duration(seconds)} with {plural(workers, 'worker')}, evaluation apart"
+        if plans[0].snapshots:
+            counts += ", then what is measured at snapshots"
     lines = f"{describe_training(plans[0])}\nsweep    {study}, {counts}"
     print(lines) if dry_run else say(lines)
     return todo, errors
@@ -575,8 +580,7 @@ def _analyzed(
                 )
                 one.entry.status = "without snapshots"
                 continue
-            found = measure(one.entry.path, asked, data_dir)
-            one.measured.update(zip(asked, found, strict=True))
+            one.measured = measure(one.entry.path, asked, data_dir)
     if not any(one.finished for one in trained):
         return None
     result: Result = module.analyze(config, trained, part.chosen["recipe"])

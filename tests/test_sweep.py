@@ -373,6 +373,48 @@ def test_what_was_measured_is_plotted_without_torch(swept):
     assert done.stdout.splitlines()[-1] == "False"
 
 
+def test_information_of_finished_runs_that_had_no_snapshots(tmp_path, capsys, monkeypatch):
+    """Trained aside, killed in the middle, listed, gone on with by two sweeps at once."""
+    shared = [*ONE, "recipe=digits_shifted", "train.steps=1500", "eps=0,0.1", "seeds=1"]
+    shared += ["artifacts.checkpoint_seconds=0.1"]
+    sweep(tmp_path, *shared)
+    before = {run: weights(run) for run in runs(tmp_path)}
+    words = ["sweep", "information", *shared, "snapshots=4", "classes=3,5", "examples=40"]
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "0 finished, 2 to do (2 of them again, aside: finished without" in said
+    process = lsexp(*words, cwd=tmp_path, start=True)
+    until_it_saves(tmp_path / "runs" / ".aside", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert main(["runs"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[-2].startswith("2 runs (2 finished)")
+    assert listed[-1].startswith("1 of them trained again aside, for snapshots: digits-mlp-eps0-")
+    both = [lsexp(*words, cwd=tmp_path, start=True) for _ in range(2)]
+    printed = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert any("continuing" in err for _, err in printed)
+    assert any("at 4 steps, " in err for _, err in printed)
+    assert not (tmp_path / "runs" / ".aside").exists()
+    for run, expected in before.items():
+        assert weights(run) == expected
+        assert len(names(run / "snapshots")) == 3
+    folder = tmp_path / "out/information" / next(iter(names(tmp_path / "out/information")))
+    with (folder / "information.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["step"]) for row in rows} == {0, 1, 750, 1500}
+    assert {row["interval"] for row in rows if row["step"] == "1500"} >= {"redraws"}
+    values = [float(row["value"]) for row in rows if row["metric"] == "information"]
+    assert all(-0.2 < value < np.log(80) for value in values)
+    for path in (tmp_path / "runs").glob("*/snapshots/*"):
+        path.unlink()
+    assert main(["plot", "information"]) == 1
+    said = capsys.readouterr().err
+    assert "finished without 3 of its snapshots, left out; `lsexp sweep information" in said
+
+
 def test_recipes_become_rows(swept):
     cwd, _, _ = swept
     (cwd / "own" / "recipe").mkdir(parents=True)

@@ -21,7 +21,7 @@ from lsexp.launch.plan import Plan
 from lsexp.launch.progress import Shown, View
 from lsexp.launch.results import Segment, failure, segment, write_results
 from lsexp.runs.claims import Claim, Record, acquire, describe
-from lsexp.runs.store import RunFolder, replace_file, snapshot_of, snapshot_path
+from lsexp.runs.store import RunFolder, aside_of, replace_file, snapshot_of, snapshot_path
 from lsexp.runs.tensors import packed
 from lsexp.text import say
 from lsexp.training.checkpoint import pack, unpack
@@ -128,7 +128,7 @@ def _train_aside(
     except OSError as error:
         raise UserError(f"{path}: {error.strerror} ({error.filename})", exit_code=1) from error
     say(f"{path}: finished without the snapshots asked for; trained again aside for them")
-    aside = replace(plan, config=config, folder=RunFolder(path.parent / ".aside" / path.name))
+    aside = replace(plan, config=config, folder=RunFolder(aside_of(path)))
     if aside.folder.finished() and aside.lacking(aside.folder.path):  # of another number of them
         shutil.rmtree(aside.folder.path)
     again = _bring_to_its_end(aside, wait=wait, view=view)

@@ -237,6 +237,11 @@ def snapshot_path(folder: Path, step: int) -> Path:
     return folder / "snapshots" / f"step-{step}.safetensors"
 
 
+def aside_of(folder: Path) -> Path:
+    """Where a finished run is trained once more for its snapshots; gone when they are there."""
+    return folder.parent / ".aside" / folder.name
+
+
 def snapshot_of(identity: Science, step: int) -> str:
     """What the file of a snapshot says that it is, so that one in another's place is noticed."""
     return f"weights of {digest(identity)} after step {step}"

@@ -28,7 +28,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -54,7 +54,7 @@ class Run(NamedTuple):
     config: TrainConfig
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trained:
     """A run of a study as it stands.
 
@@ -66,7 +66,7 @@ class Trained:
 
     keys: Row
     entry: Entry
-    measured: dict[Question, Any] = field(default_factory=dict)
+    measured: Mapping[Question, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:

@@ -13,12 +13,17 @@ import numpy as np
 
 from lsexp.analysis import collapse
 from lsexp.analysis.calibration import softmax
-from lsexp.analysis.information import estimate
-from lsexp.analysis.statistics import Interval, over_seeds
+from lsexp.analysis.information import (
+    Information,
+    estimate,
+    nearest_neighbours,
+    with_own_variances,
+)
+from lsexp.analysis.statistics import Interval, over_examples, over_seeds
 from lsexp.config import AugmentConfig, TrainConfig, key
 from lsexp.errors import UserError
 from lsexp.figures import grid, plain, series_style, styled
-from lsexp.measure import Draws, Measurement, Question
+from lsexp.measure import Drawn, Draws, Measurement, Question
 from lsexp.published import PAPER_PAIR
 from lsexp.studies import (
     ONE_SEED,
@@ -49,9 +54,10 @@ if TYPE_CHECKING:
 
 HELP = "Figure 6: information between the example and the logits, during training"
 OWNED = {**eps.OWNED, "artifacts.snapshots": "snapshots=17"}
-VIEW = ("classes", "examples", "draws", "fresh", "subsets", "protocol")
-METER_IMAGES = 1000
-"""About so many training images, of all classes, for the other meters."""
+VIEW = ("classes", "examples", "draws", "fresh", "subsets", "redraws", "protocol")
+METER_IMAGES = 100
+"""Training images of each class for the other meters. With few, class means scatter and an image's
+distance to itself weighs: with 10, class separation is a tenth too high."""
 PAPER_DRAWS, PAPER_FRESH = 5, 1
 BIAS = 0.05
 """How far below log 2 the estimate of two tight clusters may lie: some 0.02 with 20 draws, and
@@ -81,7 +87,14 @@ class Config:
     draws: int = key(20, "augmentations of each for its mean", at_least=1, at_most=10_000)
     fresh: int = key(4, "others, which are judged", at_least=1, at_most=10_000)
     subsets: int = key(
-        1, "disjoint sets of examples, for the scatter over examples", at_least=1, at_most=100
+        3,
+        "disjoint sets of examples at the end of training, for the scatter over examples; fewer "
+        "where there are too few",
+        at_least=1,
+        at_most=100,
+    )
+    redraws: int = key(
+        3, "sets of draws at the end, for the scatter over draws", at_least=1, at_most=100
     )
     protocol: str = key(
         "draws",
@@ -179,14 +192,15 @@ def _steps(study: Config, trained: Sequence[Trained]) -> list[int | None]:
     return [*snapshot_steps(steps, study.snapshots), None]
 
 
-def _draws(study: Config, chosen: Chosen, subset: int, step: int | None) -> Draws:
+def _draws(study: Config, chosen: Chosen, step: int | None) -> Draws:
+    """At the end more than for one estimate, to be cut into subsets and redraws."""
     first, second = chosen.numbers
-    count = sum(_counts(study))
-    return Draws((first, second), study.examples, count, subset * study.examples, step)
+    subsets, redraws = (study.subsets, study.redraws) if step is None else (1, 1)
+    return Draws((first, second), study.examples * subsets, sum(_counts(study)) * redraws, step)
 
 
-def _meters(num_classes: int, step: int | None) -> Measurement:
-    return Measurement("train", None, max(2, METER_IMAGES // num_classes), step)
+def _meters(step: int | None) -> Measurement:
+    return Measurement("train", None, METER_IMAGES, step)
 
 
 def measurements(study: Config, trained: Sequence[Trained]) -> list[Question]:
@@ -195,22 +209,31 @@ def measurements(study: Config, trained: Sequence[Trained]) -> list[Question]:
     chosen = _chosen(study, data, classes)
     asked: list[Question] = []
     for step in _steps(study, trained):
-        asked += [_draws(study, chosen, subset, step) for subset in range(study.subsets)]
-        asked.append(_meters(len(classes), step))
+        asked += [_draws(study, chosen, step), _meters(step)]
     return asked
 
 
 @dataclass
 class Curve:
-    """One network: metric to values at the snapshots; subset to information at the end."""
+    """One network.
+
+    Attributes:
+        values: metric to values at the snapshots, of the first subset and draws; NaN: none.
+        end_BR: information at the end by subset and redraw.
+        num_examples, num_meter_images: that each value is of.
+    """
 
     keys: Row
     values: dict[str, np.ndarray]
+    end_BR: np.ndarray
     num_examples: int
     num_meter_images: int
 
 
-INFORMATION = ("information", "between_classes", "within_class", "fitted_lower", "fitted_upper")
+INFORMATION = (
+    *("information", "between_classes", "within_class", "fitted_lower", "fitted_upper"),
+    *("own_variances", "nearest_neighbours"),
+)
 METERS = ("nc1", "nc2", "nc3", "class_separation", "gamma")
 
 
@@ -223,42 +246,34 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     end = int(config["train.steps"])
     places = _steps(study, done)
     steps = [end if step is None else step for step in places]
-    curves = [_curve(study, chosen, len(classes), places, one) for one in done]
+    curves = [_curve(study, chosen, places, one) for one in done]
     rows = [row for one in curves for row in _curve_rows(steps, one)]
     estimates = list(_estimates(steps, curves))
-    seeds = len({one.keys["seed"] for one in curves})
     return Result(
         recipe,
         {"information": estimates, "curves": rows, "runs": [run_row(one) for one in trained]},
         _findings(study, done, steps, curves),
         summary=_summary(trained, steps, curves),
-        notes=_notes(study, chosen, curves[0], seeds),
+        notes=_notes(study, chosen, curves, estimates),
         title=title_of(recipe, done),
     )
 
 
-def _curve(
-    study: Config, chosen: Chosen, num_classes: int, places: Sequence[int | None], one: Trained
-) -> Curve:
+def _curve(study: Config, chosen: Chosen, places: Sequence[int | None], one: Trained) -> Curve:
     found: dict[str, list[float]] = {name: [] for name in (*INFORMATION, *METERS)}
-    means, _ = _counts(study)
-    examples = 0
     for step in places:
-        parts = []
-        for subset in range(study.subsets):
-            drawn = one.measured[_draws(study, chosen, subset, step)]
-            examples = len(drawn.labels_N)
-            y_NM = drawn.difference_NM
-            if not np.ptp(y_NM, axis=1).max() > 1e-6 * np.abs(y_NM).max():
-                raise UserError(
-                    f"{one.entry.name}: its images look alike in every draw: what they are "
-                    f"augmented by does nothing here, and information would be log N",
-                    exit_code=1,
-                )
-            parts.append(estimate(y_NM[:, :means], y_NM[:, means:], drawn.labels_N))
-        for name, value in zip(INFORMATION, np.mean(parts, axis=0), strict=True):
-            found[name].append(float(value))
-        seen = one.measured[_meters(num_classes, step)]
+        drawn = one.measured[_draws(study, chosen, step)]
+        y_NM = drawn.difference_NM
+        if not np.ptp(y_NM, axis=1).max() > 1e-6 * np.abs(y_NM).max():
+            raise UserError(
+                f"{one.entry.name}: its images look alike in every draw: what they are augmented "
+                f"by does nothing here, and information would be log N",
+                exit_code=1,
+            )
+        parts = _parts(study, drawn)
+        for name, value in zip(INFORMATION, _information(study, *parts[0][0]), strict=True):
+            found[name].append(value)
+        seen = one.measured[_meters(step)]
         features, labels = seen.features_ND, seen.labels_N
         for name, measured in (
             ("nc1", lambda f=features, k=labels: collapse.nc1(f, k)),
@@ -273,19 +288,49 @@ def _curve(
         gamma = collapse.effective_smoothing(softmax(seen.logits_NK), labels)
         found["gamma"].append(gamma)
     values = {name: np.array(numbers) for name, numbers in found.items()}
-    return Curve(one.keys, values, examples, len(labels))
+    end_BR = np.array([[_estimate(study, *part).total for part in row] for row in parts])
+    return Curve(one.keys, values, end_BR, len(parts[0][0][1]), len(labels))
+
+
+def _parts(study: Config, drawn: Drawn) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """Draws and classes of each disjoint set of examples, and of each set of draws."""
+    ends = np.flatnonzero(np.diff(drawn.labels_N)) + 1  # one class, then the other
+    of_class = np.split(np.arange(len(drawn.labels_N)), ends)
+    size, count = min(study.examples, len(of_class[0])), sum(_counts(study))
+    found = []
+    for start in range(0, len(of_class[0]) - size + 1, size):
+        rows = np.concatenate([part[start : start + size] for part in of_class])
+        sets = np.split(drawn.difference_NM[rows], drawn.difference_NM.shape[1] // count, axis=1)
+        found.append([(y_NM, drawn.labels_N[rows]) for y_NM in sets])
+    return found
+
+
+def _estimate(study: Config, y_NM: np.ndarray, labels_N: np.ndarray) -> Information:
+    means, _ = _counts(study)
+    return estimate(y_NM[:, :means], y_NM[:, means:], labels_N)
+
+
+def _information(study: Config, y_NM: np.ndarray, labels_N: np.ndarray) -> list[float]:
+    """Values of `INFORMATION`."""
+    means, _ = _counts(study)
+    own = float("nan")
+    if means > 1:
+        own = with_own_variances(y_NM[:, :means], y_NM[:, means:], labels_N)
+    near = nearest_neighbours(y_NM)
+    return [*_estimate(study, y_NM, labels_N), own, float("nan") if near is None else near]
 
 
 def _curve_rows(steps: Sequence[int], one: Curve) -> Iterator[Row]:
+    """Rows of curves.csv: those of the end by subset and redraw too."""
     for i, step in enumerate(steps):
         for name, values in one.values.items():
             value = float(values[i])
-            yield {
-                **one.keys,
-                "step": step,
-                "metric": name,
-                "value": value if np.isfinite(value) else None,
-            }
+            keys: Row = {**one.keys, "step": step, "metric": name, "subset": 0, "redraw": 0}
+            yield keys | {"value": value if np.isfinite(value) else None}
+    for (subset, redraw), value in np.ndenumerate(one.end_BR):
+        if subset or redraw:
+            keys = {**one.keys, "step": steps[-1], "metric": "information"}
+            yield keys | {"subset": subset, "redraw": redraw, "value": float(value)}
 
 
 def _by_eps(curves: Sequence[Curve]) -> dict[float, list[Curve]]:
@@ -296,16 +341,24 @@ def _by_eps(curves: Sequence[Curve]) -> dict[float, list[Curve]]:
 
 
 def _estimates(steps: Sequence[int], curves: Sequence[Curve]) -> Iterator[Row]:
-    """Rows of information.csv: every metric at every snapshot, over seeds."""
+    """Rows of information.csv: every metric at every snapshot, over seeds; then the end over
+    disjoint subsets of the examples, and over redraws."""
     for value, here in _by_eps(curves).items():
+        examples = dict.fromkeys(INFORMATION, here[0].num_examples)
+        examples |= dict.fromkeys(METERS, here[0].num_meter_images)
         for i, step in enumerate(steps):
-            for name in (*INFORMATION, *METERS):
+            for name, count in examples.items():
                 found = np.array([one.values[name][i] for one in here])
                 if np.isfinite(found).all():
-                    keys: Row = {"eps": value, "step": step, "metric": name}
-                    meters = here[0].num_meter_images
-                    keys["examples"] = meters if name in METERS else here[0].num_examples
+                    keys: Row = {"eps": value, "step": step, "metric": name, "examples": count}
                     yield keys | interval_row(over_seeds(found))
+        end_SBR = np.stack([one.end_BR for one in here])
+        for over, values in (("subsets", end_SBR.mean(axis=2)), ("redraws", end_SBR.mean(axis=1))):
+            scatter = over_examples(values)
+            if scatter.low is not None:
+                keys = {"eps": value, "step": steps[-1], "metric": "information"}
+                keys["examples"] = here[0].num_examples
+                yield keys | interval_row(scatter) | {"interval": over}
 
 
 def _findings(
@@ -400,18 +453,38 @@ def _summary(
     return rows
 
 
-def _notes(study: Config, chosen: Chosen, one: Curve, seeds: int) -> list[str]:
+def _notes(
+    study: Config, chosen: Chosen, curves: Sequence[Curve], estimates: Sequence[Row]
+) -> list[str]:
     means, fresh = _counts(study)
-    count = one.num_examples
-    sets = f", mean of {study.subsets} disjoint sets" if study.subsets > 1 else ""
+    count = curves[0].num_examples
     lines = [
-        f"nats; {count} training images of {' and '.join(chosen.names)}{sets}; {means} draws for a "
-        f"mean, {fresh} judged; +- half of the 95 % interval over seeds",
+        f"nats; {count} training images of {' and '.join(chosen.names)}; {means} draws for a mean, "
+        f"{fresh} judged; +- half of the 95 % interval over seeds",
         f"at most log {count} = {np.log(count):.3f}; log 2 = {np.log(2):.3f}: the class alone; the "
         f"estimate lies below the truth, by some 0.02 with 20 draws, 0.07 with 5, more where noise "
         f"differs between images",
-        f"the other meters: {one.num_meter_images} clean training images of all classes",
     ]
+    for value, here in _by_eps(curves).items():
+        said = [
+            f"{np.mean([one.values[name][-1] for one in here]):.3f} {how}"
+            for name, how in (
+                ("own_variances", "with a noise of each image's own"),
+                ("nearest_neighbours", "by nearest neighbours"),
+            )
+            if np.isfinite([one.values[name][-1] for one in here]).all()
+        ]
+        for row in estimates:
+            if row["eps"] == value and row["interval"] in ("subsets", "redraws"):
+                what = "disjoint sets of images" if row["interval"] == "subsets" else "redraws"
+                half = (row["high"] - row["low"]) / 2
+                said.append(f"{row['value']:.3f} +- {half:.3f} over {row['n']} {what}")
+        if said:
+            lines.append(f"eps {value:.12g} at the end: {', '.join(said)}")
+    lines.append(
+        f"the other meters: {curves[0].num_meter_images:,} clean training images of all classes"
+    )
+    seeds = len({one.keys["seed"] for one in curves})
     return [*lines, ONE_SEED] if seeds < 2 else lines
 
 
@@ -466,6 +539,7 @@ def _draw_panel(axis: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
     for number, value in enumerate(sorted({row["eps"] for row in rows})):
         for style, name in enumerate(names):
             here = [row for row in rows if (row["eps"], row["metric"]) == (value, name)]
+            here = [row for row in here if row["interval"] in ("seeds", None)]
             steps = [row["step"] for row in here]
             color = series_style(number)["color"]
             line = series_style(style if len(names) > 1 else number)["linestyle"]

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.feature_selection import mutual_info_classif
 
-from lsexp.analysis.information import bounds, estimate, exact
+from lsexp.analysis import information
+from lsexp.analysis.information import (
+    bounds,
+    estimate,
+    exact,
+    nearest_neighbours,
+    with_own_variances,
+)
 
 N, LOG_N = 600, np.log(600)
 CLASSES = np.repeat([0, 1], N // 2)
@@ -58,6 +66,12 @@ def test_noise_that_differs_between_examples_pulls_it_down():
     mu_N = FAR + 3 * SPREAD
     means, fresh = (mu_N[:, None] + deviation * rng.normal(size=(N, k)) for k in (5, 20))
     assert estimate(means, fresh, CLASSES).total == pytest.approx(1.17, abs=0.05)
+    # The table's 2.07; others that know of it come nearer.
+    known = exact(mu_N, deviation[:, 0] ** 2)
+    assert known == pytest.approx(2.07, abs=0.08)
+    means = mu_N[:, None] + deviation * rng.normal(size=(N, 20))
+    assert known - 0.25 < with_own_variances(means, fresh, CLASSES) < known
+    assert nearest_neighbours(np.concatenate([means, fresh], 1)) == pytest.approx(known, abs=0.06)
 
 
 def test_without_noise_it_is_log_n_or_less_where_examples_are_equal():
@@ -69,6 +83,47 @@ def test_without_noise_it_is_log_n_or_less_where_examples_are_equal():
     assert estimate(pairs, pairs, CLASSES).total == pytest.approx(np.log(N / 2), abs=1e-12)
     same = np.ones((N, 1))
     assert estimate(same, same, CLASSES).total == 0
+    several = np.repeat(alone, 5, 1)
+    assert with_own_variances(several, alone, CLASSES) == pytest.approx(LOG_N, abs=1e-12)
+    assert with_own_variances(np.ones((N, 2)), same, CLASSES) == 0
+    with pytest.raises(ValueError, match="two show a variance"):
+        with_own_variances(alone, alone, CLASSES)
+
+
+def test_variances_that_are_equal_change_little():
+    means, fresh = draws(FAR + SPREAD, 1.0, 200, 0), draws(FAR + SPREAD, 1.0, 4, 1)
+    shared = estimate(means, fresh, CLASSES).total
+    assert with_own_variances(means, fresh, CLASSES) == pytest.approx(shared, abs=0.02)
+
+
+@pytest.mark.parametrize("mu_N", [np.zeros(N), FAR, FAR + SPREAD, FAR + 3 * SPREAD])
+def test_nearest_neighbours_agree_with_scikit_learn_and_the_exact_value(mu_N):
+    y_NM = draws(mu_N, 1.0, 24, 0)
+    found = nearest_neighbours(y_NM)
+    theirs = mutual_info_classif(
+        y_NM.reshape(-1, 1), np.repeat(np.arange(N), 24), n_neighbors=3, random_state=0
+    )
+    assert found == pytest.approx(theirs[0], abs=1e-3)
+    assert found == pytest.approx(exact(mu_N, 1.0), abs=0.07)
+
+
+def test_nearest_neighbours_count_equal_draws_once():
+    y_NM = draws(FAR + SPREAD, 1.0, 24, 0)
+    assert nearest_neighbours(np.concatenate([y_NM, y_NM], 1)) == nearest_neighbours(y_NM)
+    assert nearest_neighbours(np.repeat(y_NM[:, :3], 8, 1)) is None
+    apart = 1000 * np.arange(8.0)[:, None] + RNG.normal(size=(8, 6))
+    assert nearest_neighbours(apart) == pytest.approx(np.log(8), abs=0.1)
+
+
+def test_many_examples_are_taken_in_blocks(monkeypatch):
+    means, fresh = draws(FAR + SPREAD, 1.0, 5, 0), draws(FAR + SPREAD, 1.0, 2, 1)
+    at_once = *estimate(means, fresh, CLASSES), with_own_variances(means, fresh, CLASSES)
+    none = np.repeat(np.arange(N // 2, dtype=float), 2)[:, None]
+    exactly = estimate(none, none, CLASSES)
+    monkeypatch.setattr(information, "BLOCK", 70_000)
+    in_blocks = *estimate(means, fresh, CLASSES), with_own_variances(means, fresh, CLASSES)
+    np.testing.assert_allclose(in_blocks, at_once, rtol=1e-12)
+    np.testing.assert_allclose(estimate(none, none, CLASSES), exactly, rtol=1e-12)
 
 
 def test_means_that_hold_the_drawn_value_flatter():

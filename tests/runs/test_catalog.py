@@ -15,6 +15,7 @@ from lsexp.cli import main
 from lsexp.errors import UserError
 from lsexp.runs import claims
 from lsexp.runs.catalog import read_runs
+from lsexp.runs.store import aside_of
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,19 @@ def test_rm_needs_an_answer_and_removes_what_was_shown(capsys, runs, monkeypatch
     code, out, _ = run(capsys, "rm", "loss.eps=0.1", "seed=1", "--yes", f"runs_dir={runs}")
     assert code == 0
     assert seeds_and_eps(read_runs(str(runs))) == [(0.0, 0), (0.0, 1), (0.1, 0)]
+
+
+def test_rm_takes_what_is_trained_aside_too(capsys, runs):
+    folder = next(path for path in runs.iterdir() if "eps0.1-seed1" in path.name)
+    aside = shutil.copytree(folder, aside_of(folder))
+    (aside / "metrics.json").unlink()
+    code, out, _ = run(capsys, f"runs_dir={runs}")
+    assert code == 0
+    assert out[-1].startswith(f"1 of them trained again aside, for snapshots: {folder.name} (inter")
+    code, _, _ = run(capsys, "rm", folder.name, "--yes", f"runs_dir={runs}")
+    assert code == 0
+    assert not aside.exists()
+    assert not folder.exists()
 
 
 def test_a_run_in_training_is_shown_and_not_removed(capsys, runs):

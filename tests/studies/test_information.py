@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lsexp.analysis.information import estimate
+from lsexp.analysis.statistics import over_seeds
 from lsexp.config import AugmentConfig, MLPConfig, TrainConfig
 from lsexp.errors import UserError
 from lsexp.measure import Drawn, Draws, Measured
 from lsexp.runs.catalog import Entry
-from lsexp.studies import Trained, information
+from lsexp.studies import Chosen, Trained, information
 from lsexp.studies.information import Config
 
 STEPS = 400
@@ -18,25 +20,26 @@ SNAPSHOTS = 5
 NAMES = ["cat", "dog", "owl"]
 
 
-def network(spreads, seed=0, count=60):
+def network(spreads, seed=0, count=60, study=None):
     """{question: answer} of a network whose two clusters have these spreads (in units of the noise)
     at the snapshots, and which before training knows nothing."""
+    study = study or Config(snapshots=SNAPSHOTS)
     rng = np.random.default_rng(seed)
     labels = np.repeat([0, 1], count // 2)
-    study = Config(snapshots=SNAPSHOTS)
     places = information._steps(study, [finished(0.0, 0)])
+    chosen = Chosen((0, 1), ("cat", "dog"))
     found = {}
     for place, spread in zip(places, spreads, strict=True):
         means = np.zeros(count) if spread is None else 1000.0 * labels
         means = means + (spread or 0) * rng.normal(size=count)
-        draws = means[:, None] + rng.normal(size=(count, 24))
-        asked = Draws((0, 1), 300, 24, 0, place)
+        asked = information._draws(study, chosen, place)
+        draws = means[:, None] + rng.normal(size=(count, asked.draws))
         found[asked] = Drawn(draws.astype(np.float32), labels, np.arange(count))
         kinds = np.arange(30) % 3
         features = np.eye(3)[kinds] + 0.1 * rng.normal(size=(30, 3))
         weight, bias = np.eye(3, dtype=np.float32), np.zeros(3, np.float32)
         logits = (20 * features).astype(np.float32)
-        meters = information._meters(3, place)
+        meters = information._meters(place)
         found[meters] = Measured(
             logits, features.astype(np.float32), kinds, np.arange(30), weight, bias
         )
@@ -93,15 +96,15 @@ def test_images_must_be_augmented(augment):
 
 
 def test_each_snapshot_is_asked_for_draws_and_meters():
-    study = Config(snapshots=SNAPSHOTS, subsets=2)
+    study = Config(snapshots=SNAPSHOTS, subsets=2, redraws=4)
     asked = information.measurements(study, [finished(0.0, 0)])
     draws = [one for one in asked if isinstance(one, Draws)]
-    assert {one.step for one in asked} == {0, 1, 133, 267, None}
-    assert {one.skip for one in draws} == {0, 300}
-    assert len(asked) == 5 * 3
-    assert {one.draws for one in draws} == {24}
+    assert [one.step for one in draws] == [0, 1, 133, 267, None]
+    assert len(asked) == 5 * 2
+    assert [one.draws for one in draws] == [24, 24, 24, 24, 24 * 4]
+    assert [one.examples for one in draws] == [300, 300, 300, 300, 300 * 2]
     paper = information.measurements(Config(protocol="paper"), [finished(0.0, 0)])
-    assert {one.draws for one in paper if isinstance(one, Draws)} == {6}
+    assert {one.draws for one in paper if isinstance(one, Draws)} == {6, 18}
 
 
 def test_classes_are_the_papers_or_those_typed():
@@ -169,7 +172,7 @@ def test_images_that_look_alike_in_every_draw_are_refused():
     trained = several()
     for question, found in trained[0].measured.items():
         if isinstance(question, Draws):
-            same = np.repeat(found.difference_NM[:, :1], 24, axis=1)
+            same = np.repeat(found.difference_NM[:, :1], question.draws, axis=1)
             trained[0].measured[question] = found._replace(difference_NM=same)
     with pytest.raises(UserError, match="look alike in every draw"):
         analyzed(trained)
@@ -186,22 +189,54 @@ def test_hard_networks_that_have_not_learnt_close_the_gate_of_the_end():
 )
 def test_other_views_test_nothing(keys, because):
     study = Config(snapshots=SNAPSHOTS, **keys)
+    chosen = information._chosen(study, "mine", NAMES)
     trained = several()
     for one in trained:
-        for question in information.measurements(study, trained):
-            if isinstance(question, Draws):
-                usual = replace_draws(question)
-                found = one.measured[usual]
-                one.measured[question] = found._replace(
-                    difference_NM=found.difference_NM[:, : question.draws]
-                )
+        for place in (0, 1, 133, 267, None):
+            wanted = information._draws(study, chosen, place)
+            usual = information._draws(Config(), Chosen((0, 1), ("cat", "dog")), place)
+            found = one.measured[usual]
+            one.measured[wanted] = found._replace(
+                difference_NM=found.difference_NM[:, : wanted.draws]
+            )
     result = information.analyze(study, trained, "mine")
     assert set(verdicts(result)) == {"not tested"}
     assert all(because in found.because for found in result.findings)
 
 
-def replace_draws(question):
-    return Draws((0, 1), 300, 24, 0, question.step)
+def test_the_end_has_intervals_over_disjoint_subsets_and_redraws():
+    study = Config(snapshots=SNAPSHOTS, examples=10, subsets=3, redraws=2)
+    rising = (None, 0.0, 1.0, 2.0, 3.0)
+    trained = [
+        finished(0.0, seed, network(rising, seed, count=64, study=study)) for seed in range(2)
+    ]
+    result = information.analyze(study, trained, "mine")
+    rows = [r for r in result.tables["curves"] if (r["metric"], r["step"]) == ("information", 400)]
+    assert [(r["subset"], r["redraw"]) for r in rows[:6]] == [
+        *((0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)),
+    ]
+    values = np.array([r["value"] for r in rows]).reshape(2, 3, 2)
+    assert len(set(values.ravel().tolist())) == 12
+    by_kind = {r["interval"]: r for r in result.tables["information"] if r["step"] == 400}
+    for kind, axes, n in (("subsets", (0, 2), 3), ("redraws", (0, 1), 2)):
+        expected = over_seeds(values.mean(axis=axes))
+        assert (by_kind[kind]["value"], by_kind[kind]["n"]) == (pytest.approx(values.mean()), n)
+        assert by_kind[kind]["low"] == pytest.approx(expected.low)
+    # Each estimate is that of its own images and draws.
+    asked = information._draws(study, Chosen((0, 1), ("cat", "dog")), None)
+    drawn = trained[0].measured[asked]
+    rows_20 = [*range(10, 20), *range(42, 52)]
+    y_NM = drawn.difference_NM[rows_20][:, 24:]
+    assert values[0, 1, 1] == estimate(y_NM[:, :20], y_NM[:, 20:], drawn.labels_N[rows_20]).total
+    assert any("over 3 disjoint sets" in line and "over 2 redraws" in line for line in result.notes)
+
+
+def test_other_estimators_stand_beside_it():
+    result = analyzed(several())
+    end = {r["metric"]: r["value"] for r in result.tables["information"] if r["step"] == 400}
+    assert end["own_variances"] == pytest.approx(np.log(2), abs=0.15)
+    assert end["nearest_neighbours"] == pytest.approx(np.log(2), abs=0.15)
+    assert any("by nearest neighbours" in line for line in result.notes)
 
 
 def test_missing_eps_and_seeds_are_named():
