@@ -519,7 +519,7 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
         axes[0].set_title(plain(result.title), loc="left", fontsize=8)
         for axis in (axes[0], axes[2], axes[4], axes[5]):
             axis.legend(fontsize=7)
-        axes[1].legend(fontsize=6, loc="center right")
+        axes[1].legend(fontsize=6, loc="best")
         axes[3].legend(fontsize=6)
     return {"information": figure}
 
