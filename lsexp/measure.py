@@ -24,7 +24,7 @@ from lsexp.errors import UserError
 from lsexp.runs.catalog import load_outputs
 from lsexp.runs.store import RunFolder, replace_file, sha256_of, snapshot_of
 from lsexp.runs.tensors import packed, unpacked
-from lsexp.text import say
+from lsexp.text import plural, say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,14 +79,17 @@ class Draws(NamedTuple):
         classes: the two, by index.
         examples: so many images of each at most, as many of one as of the other, those of the
             first class first.
-        draws: how often each is augmented anew, as in training. The draws are the same for every
-            network, and not those of any training.
+        draws: how often each is augmented anew, as in training. The n-th draw of an image is the
+            same for every network and step, and none of any training.
+        part: 0: the first images of each class; 1, 2, ...: those behind, so that parts are
+            disjoint; no images where there are not `examples` any more.
         step: of the snapshot after so many updates; None: of the final weights.
     """
 
     classes: tuple[int, int]
     examples: int
     draws: int
+    part: int = 0
     step: int | None = None
 
 
@@ -148,19 +151,34 @@ def measure(path: Path, asked: Sequence[Question], data_dir: str | None = None) 
     kept: dict[Question, Answer] = {}
     if unknown:
         say(f"measuring {path.name}")
-        began = time.perf_counter()
         network = _Network(path, metrics, data_dir)
+        seconds: dict[int | None, float] = {}
         for one in unknown:
+            began = time.perf_counter()
             found = network.measure(one) if isinstance(one, Measurement) else network.draw(one)
+            seconds[one.step] = seconds.get(one.step, 0) + time.perf_counter() - began
             try:
                 files[one].parent.mkdir(exist_ok=True)
                 replace_file(files[one], packed(found._asdict(), files[one].stem))
             except OSError:  # a folder that is read-only is measured each time
                 kept[one] = found
-        seconds, times = time.perf_counter() - began, len({one.step for one in unknown})
-        each = f" at {times} steps, {seconds / times:.1f} s each" if times > 1 else ""
-        say(f"measured {path.name} in {seconds:.1f} s{each}")
+        say(f"measured {path.name}: {_told(seconds)}")
     return Answers(files, kept)
+
+
+def _told(seconds: dict[int | None, float]) -> str:
+    """What a snapshot cost, and what the end.
+
+    >>> _told({0: 1.0, 7: 2.0, None: 4.0})
+    '2 snapshots, 1.5 s each; the end 4.0 s'
+    """
+    on_the_way = [spent for step, spent in seconds.items() if step is not None]
+    parts = []
+    if on_the_way:
+        parts.append(f"{plural(len(on_the_way), 'snapshot')}, {np.mean(on_the_way):.1f} s each")
+    if None in seconds:
+        parts.append(f"the end {seconds[None]:.1f} s")
+    return "; ".join(parts)
 
 
 def _weights(path: Path, step: int | None) -> Path:
@@ -408,21 +426,24 @@ class _Network:
         images, labels = self._arrays("train")
         indices = self.outputs["train.indices"]
         of_class = [indices[labels[indices] == k] for k in asked.classes]
-        count = min(asked.examples, *map(len, of_class))
+        count, start = min(asked.examples, *map(len, of_class)), asked.part * asked.examples
         if count < 2:
             names = " or ".join(self.dataset.arrays.classes[k] for k in asked.classes)
             raise UserError(
                 f"{self.path.name}: trained on too few images of class {names}", exit_code=1
             )
-        chosen = [part[:count] for part in of_class]
-        which = np.concatenate(chosen)
+        if start + count > min(map(len, of_class)):
+            count = 0
+        which = np.concatenate([rows[start : start + count] for rows in of_class])
+        difference_NM = np.empty((len(which), asked.draws), np.float32)
+        if not count:
+            return Drawn(difference_NM, labels[which], which)
         here = Images.on(self.device, images, labels, which)
         batches = Batches(
             here, self.preprocess, self.config.augment, batch_size=len(which), seed=DRAWS_SEED
         )
         model = self._model(asked.step)
         first, second = asked.classes
-        difference_NM = np.empty((len(which), asked.draws), np.float32)
         with torch.no_grad(), evaluating(model):
             for draw in range(asked.draws):
                 inputs_NCHW, _ = batches(draw)

@@ -67,7 +67,11 @@ class Output:
         for one in formats:
             if one not in FORMATS:
                 raise UserError(f"figure.format={one}: must be {' or '.join(FORMATS)}")
-        return Output(user_path("out_dir", options["out_dir"]), formats), others
+        folder = user_path("out_dir", options["out_dir"])
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):  # before hours of training
+            raise UserError(f"out_dir={folder}: {nearest} is no folder that can be written")
+        return Output(folder, formats), others
 
 
 @dataclass
@@ -215,7 +219,8 @@ def run_sweep(words: list[str]) -> int:
             plans = [planner(run.config) for run in row.runs]
             if hasattr(module, "check"):
                 dataset = plans[0].dataset
-                module.check(row.config.study, dataset.name, dataset.arrays.classes)
+                names = dataset.arrays.classes
+                module.check(row.config.study, dataset.name, names, plans[0].config)
             left, failed = _tell_plan(study, row.runs, plans, workers, dry_run, base.retry_failed)
             todo += [(row.runs[i], plans[i]) for i in left]
             errors += failed
@@ -391,13 +396,14 @@ def _tell_plan(
     """
     from lsexp.launch.plan import describe_training, seconds_of_training, steps_done
 
-    todo, errors, failed, again = [], [], 0, 0
+    todo, errors, failed, again, anew = [], [], 0, 0, 0
     for i, (run, plan) in enumerate(zip(runs, plans, strict=True)):
         if plan.done():
             continue
         failure = plan.folder.failure()
         failed += failure is not None
         again += plan.folder.finished()
+        anew += bool(plan.folder.checkpoints()) and not steps_done(plan)
         if failure is None or retry:
             todo.append(i)
         else:
@@ -408,6 +414,8 @@ def _tell_plan(
     counts += f", {len(todo)} to do"
     if again:
         counts += f" ({again} of them again, aside: finished without snapshots)"
+    if anew:
+        counts += f" ({anew} of them begin again: interrupted without snapshots)"
     if todo:
         steps = plans[0].config.train.steps
         left = sum(1 - steps_done(plans[i]) / steps for i in todo)
@@ -462,7 +470,7 @@ def _show(
     if not results:
         runs = sum(len(part.runs) for part in manifest.parts)
         raise UserError(
-            f"plot {study}: none of its {plural(runs, 'run')} is finished; "
+            f"plot {study}: none of its {plural(runs, 'run')} is finished with what it needs; "
             f"`{_completing(manifest, retry=False)}` trains them",
             exit_code=1,
         )

@@ -191,13 +191,23 @@ def test_without_augmentation_every_draw_is_the_image_itself(run):
         assert value == pytest.approx(expected[index], abs=1e-4)
 
 
-def test_the_images_and_draws_of_fewer_are_among_those_of_more(shifted):
-    first, both, more = measured(
-        shifted, [Draws((3, 5), 20, 4), Draws((3, 5), 40, 4), Draws((3, 5), 20, 7)]
+def test_parts_are_disjoint_and_draws_are_the_same_for_more_of_them(shifted):
+    first, second, more = measured(
+        shifted, [Draws((3, 5), 20, 4), Draws((3, 5), 20, 4, part=1), Draws((3, 5), 20, 7)]
     )
-    assert both.labels_N.tolist() == [3] * 40 + [5] * 40
-    np.testing.assert_array_equal(both.indices_N.reshape(2, 2, 20)[:, 0].ravel(), first.indices_N)
+    assert first.labels_N.tolist() == second.labels_N.tolist() == [3] * 20 + [5] * 20
+    assert not set(first.indices_N.tolist()) & set(second.indices_N.tolist())
+    np.testing.assert_array_equal(more.indices_N, first.indices_N)
     np.testing.assert_allclose(more.difference_NM[:, :4], first.difference_NM, rtol=1e-5, atol=1e-5)
+    [none] = measured(shifted, [Draws((3, 5), 60, 4, part=1)])
+    assert (len(none.labels_N), none.difference_NM.shape) == (0, (0, 4))
+
+
+def test_draws_are_in_evaluation_mode(tmp_path):
+    plan = tiny_plan(tmp_path, "model.dropout=0.5", "train.steps=2")
+    execute(plan)
+    [found] = measured(plan.folder.path, [Draws((3, 5), 10, 3)])
+    assert np.ptp(found.difference_NM, axis=1).max() < 1e-5
 
 
 def test_turning_the_pair_turns_the_sign(shifted):

@@ -123,6 +123,12 @@ def test_the_tables_are_tidy(swept):
     for row in trained:
         metrics = json.loads((cwd / "runs" / row["run"] / "metrics.json").read_text())
         assert float(row["test_accuracy"]) == metrics["test"]["accuracy"]
+        assert row["command"].startswith("lsexp sweep eps budget=smoke ")
+        assert (row["steps"], row["images"], row["device"], row["threads"]) == (
+            *("50", "1150", "cpu", "1"),
+        )
+        git = metrics["provenance"]["git"] or {"commit": ""}
+        assert row["commit"].split(" ")[0] == git["commit"]
 
 
 def test_a_finished_sweep_trains_nothing_again(swept):
@@ -145,7 +151,7 @@ def test_a_plot_without_words_is_of_the_newest_sweep(swept):
 def test_a_plot_of_runs_that_were_never_trained_calls_them_missing(swept, tmp_path):
     _, err = sweep(tmp_path, *WORDS, "eps=0", "seeds=2", command="plot", code=1)
     [line] = [line for line in err.splitlines() if line.startswith("lsexp: ")]
-    assert line.startswith("lsexp: plot eps: none of its 2 runs is finished; `lsexp sweep eps")
+    assert line.startswith("lsexp: plot eps: none of its 2 runs is finished with what sweep eps")
     assert "damaged" not in err
 
 
@@ -192,6 +198,7 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path, capsys, monkeypatc
         ("eps optim.lr=0.1,0.2", "optim.lr=0.1,0.2: several values; a sweep varies eps and seeds"),
         ("eps model.args.x=3", "model.args.x=3: goes with model=custom"),
         ("eps out_dir=a out_dir=b", "out_dir: is given twice"),
+        ("eps out_dir=/dev/null/out", "out_dir=/dev/null/out: /dev/null is no folder that can be"),
         ("eps eps=1.5", "eps=1.5: must be at least 0 and below 1; `lsexp sweep eps --help`"),
         ("eps seeds=0", "seeds=0: is how many; seeds=0, is the one seed 0"),
         ("eps seeds=-1", "seeds=-1: must be at least 0"),
@@ -385,18 +392,18 @@ def test_information_of_finished_runs_that_had_no_snapshots(tmp_path, capsys, mo
     said = capsys.readouterr().out
     assert "0 finished, 2 to do (2 of them again, aside: finished without" in said
     process = lsexp(*words, cwd=tmp_path, start=True)
-    until_it_saves(tmp_path / "runs" / ".aside", process)
+    until_it_saves(tmp_path / "runs" / ".aside" / "4", process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert main(["runs"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[-2].startswith("2 runs (2 finished)")
-    assert listed[-1].startswith("1 of them trained again aside, for snapshots: digits-mlp-eps0-")
+    assert listed[-1].startswith("1 of them trained again aside (runs/.aside), for snapshots: ")
     both = [lsexp(*words, cwd=tmp_path, start=True) for _ in range(2)]
     printed = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     assert any("continuing" in err for _, err in printed)
-    assert any("at 4 steps, " in err for _, err in printed)
+    assert any("3 snapshots, " in err and "; the end " in err for _, err in printed)
     assert not (tmp_path / "runs" / ".aside").exists()
     for run, expected in before.items():
         assert weights(run) == expected

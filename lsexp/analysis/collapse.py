@@ -11,6 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 
+class Degenerate(ValueError):
+    """Features of which the question makes no sense: all alike, as before training."""
+
+
 def nc1(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
     """Variability within classes by that between: tr(S_W S_B^+) / K.
 
@@ -21,7 +25,8 @@ def nc1(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
        all.
 
     Raises:
-        ValueError: fewer than two classes, or class means that are all alike.
+        ValueError: fewer than two classes.
+        Degenerate: class means that are all alike.
 
     Two classes at 0 and 4, each +-1: S_W = 1, S_B = 4.
 
@@ -46,7 +51,8 @@ def nc2(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
     Frobenius norms; 0 for an equiangular tight frame.
 
     Raises:
-        ValueError: fewer than two classes, or class means that are all alike.
+        ValueError: fewer than two classes.
+        Degenerate: class means that are all alike.
 
     >>> round(nc2(np.eye(4), np.arange(4)), 9)
     0.0
@@ -67,7 +73,8 @@ def nc3(features_ND: np.ndarray, labels_N: np.ndarray, weight_KD: np.ndarray) ->
         weight_KD: a row for each class number; those that have no example are left out.
 
     Raises:
-        ValueError: fewer than two classes, or weights or class means that are all alike.
+        ValueError: fewer than two classes.
+        Degenerate: weights or class means that are all alike.
 
     >>> round(nc3(np.eye(3), np.arange(3), 5 * np.eye(3)), 9)
     0.0
@@ -89,7 +96,8 @@ def class_separation(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
     2. Features of length 0 have no direction and count as 0.
 
     Raises:
-        ValueError: fewer than two classes, or features that all point one way.
+        ValueError: fewer than two classes.
+        Degenerate: features that all point one way.
 
     >>> class_separation(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]), np.array([0, 0, 1]))
     1.0
@@ -101,7 +109,7 @@ def class_separation(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
     within = 1 - (means_KD**2).sum(axis=1).mean()
     total = 1 - (means_KD.mean(axis=0) ** 2).sum()
     if not total > 1e-12:
-        raise ValueError("features that all point one way")
+        raise Degenerate("features that all point one way")
     return float(1 - within / total)
 
 
@@ -135,8 +143,8 @@ def _classes(
 
 
 def _centred(rows_KD: np.ndarray) -> np.ndarray:
-    """Less their mean; ValueError where rounding is all that is left."""
+    """Less their mean; Degenerate where rounding is all that is left."""
     centred_KD: np.ndarray = rows_KD - rows_KD.mean(axis=0)
     if not np.abs(centred_KD).max() > 1e-7 * np.abs(rows_KD).max():
-        raise ValueError("weights or class means that are all alike")
+        raise Degenerate("weights or class means that are all alike")
     return centred_KD

@@ -28,8 +28,9 @@ class Information(NamedTuple):
         between: I(C;Y), what Y tells of the class; at most log of the number of classes.
         within: I(X;Y|C), what it tells of the example beyond its class: what smoothing is said to
             erase. `between + within == total`.
-        lower, upper: bounds on the information of the mixture that is fitted (`bounds`); its means
-            scatter, the more the fewer draws they are of, so that both lie too high.
+        lower, upper: bounds on the information of the mixture that is fitted (`bounds`), not of Y:
+            its means scatter, the more the fewer draws they are of. That sets apart means that are
+            close, and counts as noise where they are far apart.
     """
 
     total: float
@@ -116,10 +117,10 @@ def nearest_neighbours(y_NM: np.ndarray, neighbours: int = 3) -> float | None:
     digamma(n) + digamma(k) - mean digamma(n_x) - mean digamma(m), over all n draws: n_x of the same
     example, m as near as the k-th of these, itself included.
 
-    1. Equal draws count once: a shift by whole pixels has few outcomes, and equal ones lie at no
-       distance, which would be information without end.
-    2. Draws of one example that overlap with no other's give log N, whatever their noise.
-    3. With 24 draws an example and normal noise it finds up to .06 nats too much.
+    1. Equal draws of an example count once: a shift by whole pixels has few outcomes, and what is
+       asked is how far they spread, not how often each was drawn.
+    2. It is no bound: examples apart from all others give some 1 / (2 n_x) more than log N; with
+       24 draws and normal noise it finds up to .06 nats too much.
 
     Args:
         y_NM: all draws of each example.
@@ -135,11 +136,21 @@ def nearest_neighbours(y_NM: np.ndarray, neighbours: int = 3) -> float | None:
     everything = np.sort(np.concatenate(own))
     near = []
     for y in own:
-        distances = np.abs(y[:, None] - y[None, :])
-        radius = np.partition(distances, neighbours, axis=1)[:, neighbours]
+        # The k nearest are beside it in order: j below it and k - j above, whichever reach least.
+        padded = np.concatenate([[-np.inf] * neighbours, y, [np.inf] * neighbours])
+        radius = np.min(
+            [
+                np.maximum(
+                    y - padded[neighbours - j : len(y) + neighbours - j],
+                    padded[2 * neighbours - j : len(y) + 2 * neighbours - j] - y,
+                )
+                for j in range(neighbours + 1)
+            ],
+            axis=0,
+        )
         inside = np.searchsorted(everything, y + radius, "left")
         near.append(inside - np.searchsorted(everything, y - radius, "right"))
-    # Without the k-th itself, which lies on the edge: as many as k or more, y among them.
+    # Without the k-th itself, which lies on the edge: k or more, y among them.
     m = np.maximum(np.concatenate(near), neighbours)
     found = digamma(len(everything)) + digamma(neighbours)
     return float(found - np.average(digamma(sizes_N), weights=sizes_N) - digamma(m).mean())
@@ -159,9 +170,9 @@ def bounds(mu_N: np.ndarray, variance: float) -> tuple[float, float]:
     (0.6931, 0.6931)
     """
     sums = np.zeros(2)
-    for part in _blocks(len(mu_N)):
+    for part in _blocks(len(mu_N), len(mu_N)):
         squared = (mu_N[part, None] - mu_N[None, :]) ** 2
-        sums += [logsumexp(-squared / (by * variance), axis=1).sum() for by in (8, 2)]
+        sums += [_log_sum(-squared / (by * variance)).sum() for by in (8, 2)]
     lower, upper = np.log(len(mu_N)) - sums / len(mu_N)
     return float(lower), float(upper)
 
@@ -211,10 +222,10 @@ def _spread(mu_N: np.ndarray, fresh_NM: np.ndarray) -> float:
     return float(np.ptp(np.concatenate([mu_N, fresh_NM.ravel()])))
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    """Of rows of a count x count table that are held at once."""
-    rows = max(1, BLOCK // count)
-    return (slice(start, start + rows) for start in range(0, count, rows))
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Rows of a table that are held at once."""
+    size = max(1, BLOCK // columns)
+    return (slice(start, start + size) for start in range(0, rows, size))
 
 
 def _compared(
@@ -223,23 +234,34 @@ def _compared(
     """Mean over x, y of the log of a draw's density by its own normal, over that by the mixture of
     all and by that of its class: I(X;Y) and I(X;Y|C)."""
     log_size_N = -0.5 * np.log(variance_N / variance_N[0])
+    of_class = [np.flatnonzero(classes_N == k) for k in np.unique(classes_N)]
     total, within = 0.0, 0.0
-    for part in _blocks(len(mu_N)):
-        own = classes_N[part, None] == classes_N[None, :]
-        for y_N in fresh_NM.T:
-            log_PN = log_size_N - (y_N[part, None] - mu_N[None, :]) ** 2 / (2 * variance_N)
-            mine = log_PN[np.arange(len(log_PN)), np.arange(len(mu_N))[part]]
-            among_all = logsumexp(log_PN, axis=1) - np.log(len(mu_N))
-            among_own = logsumexp(log_PN, axis=1, b=own) - np.log(own.sum(axis=1))
-            total += float((mine - among_all).sum())
-            within += float((mine - among_own).sum())
+    for number, rows in enumerate(of_class):
+        for part in _blocks(len(rows), len(mu_N)):
+            here = rows[part]
+            for y_P in fresh_NM[here].T:
+                log_KP = [
+                    _log_sum(log_size_N[k] - (y_P[:, None] - mu_N[k]) ** 2 / (2 * variance_N[k]))
+                    for k in of_class
+                ]
+                mine_P = log_size_N[here] - (y_P - mu_N[here]) ** 2 / (2 * variance_N[here])
+                among_all_P = np.logaddexp.reduce(log_KP) - np.log(len(mu_N))
+                total += float((mine_P - among_all_P).sum())
+                within += float((mine_P - log_KP[number] + np.log(len(rows))).sum())
     return total / fresh_NM.size, within / fresh_NM.size
+
+
+def _log_sum(log_PN: np.ndarray) -> np.ndarray:
+    """logsumexp over the last axis, of numbers that are finite; SciPy's takes thrice as long."""
+    highest_P1 = log_PN.max(axis=1, keepdims=True)
+    found_P: np.ndarray = np.log(np.exp(log_PN - highest_P1).sum(axis=1)) + highest_P1[:, 0]
+    return found_P
 
 
 def _without_noise(mu_N: np.ndarray, classes_N: np.ndarray, near: float) -> Information:
     """Y is its mean: an example is known but for those that share it."""
     total, within = 0.0, 0.0
-    for part in _blocks(len(mu_N)):
+    for part in _blocks(len(mu_N), len(mu_N)):
         alike = np.abs(mu_N[part, None] - mu_N[None, :]) <= near
         own = classes_N[part, None] == classes_N[None, :]
         total -= float(np.log(alike.mean(axis=1)).sum())

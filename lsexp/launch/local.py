@@ -34,6 +34,10 @@ class Elsewhere(Exception):
     """Another process trains the run now."""
 
 
+class Removed(UserError):
+    """The folder of a run was removed while it was waited for or trained."""
+
+
 def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View) -> dict[str, Any]:
     """Bring the planned run to its end, or find it finished, with the snapshots asked for.
 
@@ -58,7 +62,14 @@ def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View)
     return metrics
 
 
-def _bring_to_its_end(plan: Plan, *, wait: bool, view: Callable[..., Shown]) -> dict[str, Any]:
+def _bring_to_its_end(
+    plan: Plan,
+    *,
+    wait: bool,
+    view: Callable[..., Shown],
+    needless: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """As `execute`, snapshots apart; {} as soon as it is `needless`."""
     folder, config = plan.folder, plan.config
     # Here too: a run before in this process may have kept to another number of threads.
     prepare(plan.device, config.threads or 1)
@@ -67,7 +78,7 @@ def _bring_to_its_end(plan: Plan, *, wait: bool, view: Callable[..., Shown]) -> 
     told: list[str] = []
 
     def over() -> bool:
-        if folder.finished():
+        if needless() or folder.finished():
             return True
         failure = folder.failure()
         if failure is not None and not config.retry_failed:
@@ -98,13 +109,13 @@ def _bring_to_its_end(plan: Plan, *, wait: bool, view: Callable[..., Shown]) -> 
                 _train(plan, claim, env, view)
     except OSError as error:
         if not folder.path.is_dir():
-            raise UserError(f"{folder.path}: was removed meanwhile", exit_code=1) from error
+            raise Removed(f"{folder.path}: was removed meanwhile", exit_code=1) from error
         raise UserError(
             f"{folder.path}: {error.strerror or error} ({error.filename}); once that is mended, "
             f"the same command goes on",
             exit_code=1,
         ) from error
-    return folder.verified_metrics()
+    return {} if needless() else folder.verified_metrics()
 
 
 def _train_aside(
@@ -128,22 +139,43 @@ def _train_aside(
     except OSError as error:
         raise UserError(f"{path}: {error.strerror} ({error.filename})", exit_code=1) from error
     say(f"{path}: finished without the snapshots asked for; trained again aside for them")
-    aside = replace(plan, config=config, folder=RunFolder(aside_of(path)))
-    if aside.folder.finished() and aside.lacking(aside.folder.path):  # of another number of them
-        shutil.rmtree(aside.folder.path)
-    again = _bring_to_its_end(aside, wait=wait, view=view)
+    aside = replace(plan, config=config, folder=RunFolder(aside_of(path, len(plan.snapshots))))
+    while plan.lacking(path):
+        try:
+            again = _bring_to_its_end(
+                aside, wait=wait, view=view, needless=lambda: not plan.lacking(path)
+            )
+            if again:
+                _take_over(plan, metrics, aside.folder, again)
+        except (Removed, FileNotFoundError):  # by another process that has taken over from it
+            if not path.is_dir():
+                raise
+        except OSError as error:
+            raise UserError(
+                f"{path}: {error.strerror or error}; once that is mended, the same command goes on",
+                exit_code=1,
+            ) from error
+    shutil.rmtree(aside.folder.path, ignore_errors=True)
+    for empty in (aside.folder.path.parent, aside.folder.path.parents[1]):
+        with contextlib.suppress(OSError):  # others may be at work there
+            empty.rmdir()
+
+
+def _take_over(
+    plan: Plan, metrics: dict[str, Any], aside: RunFolder, again: dict[str, Any]
+) -> None:
+    """Snapshots of a training aside that has ended, if it ended in the weights of the run."""
     if again["checksums"]["model.safetensors"] != metrics["checksums"]["model.safetensors"]:
-        shutil.rmtree(aside.folder.path, ignore_errors=True)
+        shutil.rmtree(aside.path, ignore_errors=True)
         raise UserError(
-            f"{path}: trained again, it ended in other weights: its snapshots cannot be had here",
+            f"{plan.folder.path}: trained again, it ended in other weights: its snapshots cannot "
+            f"be had here; `lsexp runs rm {plan.folder.path.name}`, and it is trained anew with "
+            f"them",
             exit_code=1,
         )
-    for step in plan.lacking(path):
+    for step in plan.lacking(plan.folder.path):
         # Copied, so that a kill here costs nothing: the training aside stays whole until the end.
-        replace_file(folder.snapshot(step), aside.folder.snapshot(step).read_bytes())
-    shutil.rmtree(aside.folder.path, ignore_errors=True)
-    with contextlib.suppress(OSError):  # others may be at work there
-        aside.folder.path.parent.rmdir()
+        replace_file(plan.folder.snapshot(step), aside.snapshot(step).read_bytes())
 
 
 def _check_repeatable(plan: Plan, metrics: dict[str, Any]) -> None:
@@ -153,10 +185,11 @@ def _check_repeatable(plan: Plan, metrics: dict[str, Any]) -> None:
         for name in ("device", "cpu_class", "torch"):
             then, now = part["environment"].get(name), here[name]
             if then != now and plan.config.resume == "exact":
+                there = "device=cpu trains there, " if (name, then) == ("device", "cpu") else ""
                 raise UserError(
                     f"{plan.folder.path}: was trained with {name} {then}, here it is {now}: "
-                    f"trained again for its snapshots, it would end in other weights; resume=any "
-                    f"tries all the same",
+                    f"trained again for its snapshots, it would end in other weights; {there}"
+                    f"resume=any tries all the same",
                     exit_code=1,
                 )
 

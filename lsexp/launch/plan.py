@@ -24,7 +24,7 @@ from lsexp.models.foreign import source_digest
 from lsexp.runs import claims
 from lsexp.runs.claims import create_exclusively
 from lsexp.runs.identity import Science, run_name, science
-from lsexp.runs.store import RunFolder, runs_folder, snapshot_path
+from lsexp.runs.store import RunFolder, aside_of, runs_folder, snapshot_path
 from lsexp.text import duration
 from lsexp.training.checkpoint import unpack
 from lsexp.training.hardware import (
@@ -208,7 +208,7 @@ def describe_state(plan: Plan) -> str:
     if plan.done():
         return "state    finished"
     if folder.finished():
-        cost = duration(seconds_of_training(plan))
+        cost = duration(seconds_of_training(plan) * (1 - steps_done(plan) / steps))
         return (
             f"state    finished, but for {len(plan.lacking(folder.path))} snapshots; about {cost} "
             f"to train it again aside for these"
@@ -227,8 +227,11 @@ def describe_state(plan: Plan) -> str:
 
 
 def steps_done(plan: Plan) -> int:
-    """Steps that the checkpoint of an unfinished run would save."""
-    for path in plan.folder.checkpoints():
+    """Steps that the checkpoint of an unfinished run would save, or of a training aside."""
+    folder = plan.folder
+    if folder.finished():
+        folder = RunFolder(aside_of(folder.path, len(plan.snapshots)))
+    for path in folder.checkpoints():
         with contextlib.suppress(OSError, ValueError):
             step = int(unpack(path.read_bytes())["member"]["step"])
             if not any(at <= step for at in plan.lacking(path.parent)):

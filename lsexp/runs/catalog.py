@@ -19,7 +19,7 @@ import yaml
 
 from lsexp.errors import UserError, unknown
 from lsexp.runs import claims
-from lsexp.runs.store import PUBLISHING, RunFolder, runs_folder
+from lsexp.runs.store import PUBLISHING, RunFolder, asides_of, runs_folder
 from lsexp.training import RESULT_VERSION
 
 if TYPE_CHECKING:
@@ -294,4 +294,10 @@ def _order(entry: Entry) -> tuple[Any, ...]:
 
 def as_json(entry: Entry) -> dict[str, Any]:
     """An entry for programs."""
-    return {**asdict(entry), "path": str(entry.path), "name": entry.name}
+    again = [{"path": str(aside.path), "status": aside.status} for aside in asides(entry)]
+    return {**asdict(entry), "path": str(entry.path), "name": entry.name, "aside": again}
+
+
+def asides(entry: Entry) -> list[Entry]:
+    """Where a finished run is trained once more for its snapshots."""
+    return [read_run(path) for path in asides_of(entry.path)]

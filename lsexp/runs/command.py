@@ -10,8 +10,8 @@ from typing import Any
 
 from lsexp.errors import UserError, unknown
 from lsexp.runs import claims
-from lsexp.runs.catalog import STATUSES, Entry, as_json, flatten, read_run, read_runs
-from lsexp.runs.store import aside_of, runs_folder
+from lsexp.runs.catalog import STATUSES, Entry, as_json, asides, flatten, read_run, read_runs
+from lsexp.runs.store import asides_of, runs_folder
 from lsexp.text import plural, size, table
 
 HELP = f"""\
@@ -66,19 +66,14 @@ def _list(runs_dir: str | None, words: list[str], *, as_text: bool) -> int:
     counts = ", ".join(f"{count} {status}" for status, count in by_status if count)
     where = runs_folder(runs_dir)
     print(f"{plural(len(entries), 'run')}{f' ({counts})' if counts else ''}, {total}, in {where}")
-    again = [aside for entry in entries if (aside := _aside(entry)) is not None]
+    again = [aside for entry in entries for aside in asides(entry)]
     if again:
         print(
-            f"{len(again)} of them trained again aside, for snapshots: "
+            f"{len(again)} of them trained again aside ({where / '.aside'}), for snapshots: "
             f"{', '.join(f'{aside.name} ({aside.status})' for aside in again[:4])}"
             f"{', ...' if again[4:] else ''}, {size(sum(aside.bytes for aside in again))}"
         )
     return 0
-
-
-def _aside(entry: Entry) -> Entry | None:
-    path = aside_of(entry.path)
-    return read_run(path) if path.is_dir() else None
 
 
 def _row(entry: Entry) -> list[str]:
@@ -165,8 +160,8 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
             raise UserError(
                 f"{word}: fits {len(fitting)} runs; rm takes names that fit one, or key=value"
             )
-    asides = [aside for entry in entries if (aside := _aside(entry)) is not None]
-    running = [entry for entry in (*entries, *asides) if entry.status == "running"]
+    whole = [*entries, *(aside for entry in entries for aside in asides(entry))]
+    running = [entry for entry in whole if entry.status == "running"]
     if running:
         raise UserError(
             f"{running[0].name}: is being trained by {claims.describe(running[0].owner or {})}; "
@@ -177,9 +172,7 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
         print("no run fits; nothing was removed")
         return 0
     print(table([_row(entry) for entry in entries], left=4))
-    question = (
-        f"remove {plural(len(entries), 'run')}, {size(sum(entry.bytes for entry in entries))}?"
-    )
+    question = f"remove {plural(len(entries), 'run')}, {size(sum(entry.bytes for entry in whole))}?"
     if not yes:
         if not sys.stdin.isatty():
             raise UserError(f"{question} nobody can answer here; --yes does it without asking")
@@ -191,7 +184,7 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
         if read_run(entry.path).status == "running":  # begun since we asked
             raise UserError(f"{entry.name}: is being trained; stop that first", exit_code=1)
         # Out of sight at once; what a kill leaves of it goes with the next removal.
-        for path in (aside_of(entry.path), entry.path):
+        for path in (*asides_of(entry.path), entry.path):
             try:
                 path.rename(folder / f".removing-{secrets.token_hex(4)}")
             except OSError as error:

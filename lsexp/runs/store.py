@@ -237,9 +237,14 @@ def snapshot_path(folder: Path, step: int) -> Path:
     return folder / "snapshots" / f"step-{step}.safetensors"
 
 
-def aside_of(folder: Path) -> Path:
-    """Where a finished run is trained once more for its snapshots; gone when they are there."""
-    return folder.parent / ".aside" / folder.name
+def aside_of(folder: Path, count: int) -> Path:
+    """Where a finished run is trained once more for `count` snapshots; gone when they are there."""
+    return folder.parent / ".aside" / str(count) / folder.name
+
+
+def asides_of(folder: Path) -> list[Path]:
+    """All of these that are there, of any number of snapshots."""
+    return sorted(folder.parent.glob(f".aside/*/{folder.name}"))
 
 
 def snapshot_of(identity: Science, step: int) -> str:

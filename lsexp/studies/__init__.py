@@ -15,7 +15,7 @@ A module of this package is a study (if its name begins with no _); `lsexp sweep
 
 and, where it makes sense,
 
-    check(study, data, classes)  refuse what could not be drawn, before anything is trained
+    check(study, data, classes, planned)  refuse what could not be drawn, before training
     drawn(eps)                   of the eps of another study's sweep, those that it draws
     analyze_file(study, path)    the same of anybody's logits; FILE: what the file holds
 
@@ -28,6 +28,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -206,15 +207,23 @@ def title_of(recipe: str, done: Sequence[Trained]) -> str:
 
 
 def run_row(one: Trained, **more: Any) -> Row:
-    """A row of runs.csv: what was trained, unfinished ones included."""
+    """A row of runs.csv: what was trained, unfinished ones included, and where it comes from."""
     metrics = one.entry.metrics
     row = {**one.keys, "status": one.entry.status, "run": one.entry.name, **more}
     for split in ("val", "test"):
         for metric in ("accuracy", "nll", "ece", "brier"):
             row[f"{split}_{metric}"] = (metrics.get(split) or {}).get(metric)
-    row["train_accuracy"] = metrics.get("train", {}).get("accuracy")
+    train, provenance = metrics.get("train", {}), metrics.get("provenance", {})
+    row["train_accuracy"] = train.get("accuracy")
+    row["budget"] = one.entry.config.get("budget")
+    row["steps"], row["images"] = metrics.get("steps"), train.get("images")
     row["precision"] = one.entry.config.get("precision")
     row["seconds"] = metrics.get("seconds")
+    for name in ("device", "cpu_class", "threads", "torch"):
+        row[name] = provenance.get(name)
+    git = provenance.get("git") or {}
+    row["commit"] = f"{git['commit']}{' (dirty)' if git['dirty'] else ''}" if git else None
+    row["command"] = shlex.join(provenance["command"]) if provenance else None
     return row
 
 

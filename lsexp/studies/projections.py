@@ -15,7 +15,7 @@ import numpy as np
 from lsexp.analysis import projections as geometry
 from lsexp.analysis.projections import Plane
 from lsexp.analysis.statistics import over_seeds, paired
-from lsexp.config import key
+from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Measured, Measurement, Question
@@ -124,7 +124,7 @@ def drawn(eps: Sequence[float]) -> list[float]:
     return wanted if set(wanted) <= set(eps) else sorted({min(eps), max(eps)})
 
 
-def check(study: Config, data: str, classes: Sequence[str]) -> None:
+def check(study: Config, data: str, classes: Sequence[str], _planned: TrainConfig) -> None:
     """Refuse classes that the data have not, and a seed that is not of the study's.
 
     Raises:

@@ -1,6 +1,8 @@
 """Snapshots: asked for at the start, later, and over an interruption; the run stays what it is."""
 
+import errno
 import json
+import shutil
 import signal
 from dataclasses import replace
 
@@ -11,7 +13,14 @@ from support import TINY, lsexp, names, tiny_plan, until_it_saves, weights
 from lsexp.errors import UserError
 from lsexp.launch import local
 from lsexp.launch.local import execute
-from lsexp.runs.store import RunFolder, replace_file, sha256_of, snapshot_of, snapshot_path
+from lsexp.runs.store import (
+    RunFolder,
+    aside_of,
+    replace_file,
+    sha256_of,
+    snapshot_of,
+    snapshot_path,
+)
 from lsexp.runs.tensors import unpacked
 from lsexp.training.member import step as take_step
 from lsexp.training.snapshots import snapshot_steps
@@ -92,10 +101,10 @@ def test_other_weights_are_told_and_nothing_is_added(tmp_path):
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["checksums"]["model.safetensors"] = sha256_of(folder / "model.safetensors")
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(UserError, match="ended in other weights"):
+    with pytest.raises(UserError, match=r"ended in other weights: .* `lsexp runs rm digits-"):
         execute(tiny_plan(tmp_path, ASKED))
     assert not names(folder / "snapshots")
-    assert not (tmp_path / ".aside" / folder.name).exists()  # another machine may do it
+    assert not list(tmp_path.glob(".aside/*/*"))  # another machine may do it
 
 
 def test_what_could_not_end_alike_is_not_trained(tmp_path, monkeypatch):
@@ -133,15 +142,64 @@ def test_a_kill_while_they_are_taken_over_costs_no_training(tmp_path, monkeypatc
     assert not (tmp_path / ".aside").exists()
 
 
-def test_a_finished_training_aside_of_another_number_is_done_again(tmp_path, monkeypatch):
+def test_a_training_aside_for_another_number_is_left_alone(tmp_path):
     execute(tiny_plan(tmp_path))
     plan = tiny_plan(tmp_path, ASKED)
-    monkeypatch.setattr(local, "_check_repeatable", lambda *_: None)
-    aside = replace(tiny_plan(tmp_path, "artifacts.snapshots=3"), folder=RunFolder(
-        tmp_path / ".aside" / plan.folder.path.name))  # fmt: skip
-    execute(aside)
+    others = tiny_plan(tmp_path, "artifacts.snapshots=3")
+    aside = aside_of(plan.folder.path, 3)
+    execute(replace(others, folder=RunFolder(aside)))
     execute(plan)
     assert plan.done()
+    assert RunFolder(aside).finished()
+    execute(others)
+    assert others.done()
+    assert not (tmp_path / ".aside").exists()
+
+
+def test_what_another_process_has_taken_over_is_not_trained_again(tmp_path, monkeypatch):
+    execute(tiny_plan(tmp_path))
+    plan = tiny_plan(tmp_path, ASKED)
+    take_over, trained = local._take_over, []
+
+    def another_is_first(plan, metrics, aside, again):
+        trained.append(aside.path)
+        take_over(plan, metrics, aside, again)
+        shutil.rmtree(aside.path)
+        raise FileNotFoundError(aside.path)
+
+    monkeypatch.setattr(local, "_take_over", another_is_first)
+    execute(plan)
+    assert plan.done()
+    assert len(trained) == 1
+
+
+def test_an_aside_that_is_removed_on_the_way_is_trained_again(tmp_path, monkeypatch):
+    execute(tiny_plan(tmp_path))
+    plan = tiny_plan(tmp_path, ASKED)
+    take_over, trained = local._take_over, []
+
+    def removed_first(plan, metrics, aside, again):
+        trained.append(aside.path)
+        if len(trained) == 1:
+            shutil.rmtree(aside.path)
+        take_over(plan, metrics, aside, again)
+
+    monkeypatch.setattr(local, "_take_over", removed_first)
+    execute(plan)
+    assert plan.done()
+    assert len(trained) == 2
+
+
+def test_a_disk_that_is_full_gets_one_line(tmp_path, monkeypatch):
+    execute(tiny_plan(tmp_path))
+    plan = tiny_plan(tmp_path, ASKED)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(local, "_take_over", full)
+    with pytest.raises(UserError, match="No space left on device; once that is mended"):
+        execute(plan)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path, monkeypatch):

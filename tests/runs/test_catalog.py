@@ -149,11 +149,15 @@ def test_rm_needs_an_answer_and_removes_what_was_shown(capsys, runs, monkeypatch
 
 def test_rm_takes_what_is_trained_aside_too(capsys, runs):
     folder = next(path for path in runs.iterdir() if "eps0.1-seed1" in path.name)
-    aside = shutil.copytree(folder, aside_of(folder))
+    aside = shutil.copytree(folder, aside_of(folder, 4))
     (aside / "metrics.json").unlink()
     code, out, _ = run(capsys, f"runs_dir={runs}")
     assert code == 0
-    assert out[-1].startswith(f"1 of them trained again aside, for snapshots: {folder.name} (inter")
+    assert f"for snapshots: {folder.name} (interrupted)" in out[-1]
+    _, out, _ = run(capsys, "--json", f"runs_dir={runs}")
+    told = {item["name"]: item["aside"] for item in json.loads("\n".join(out))}
+    assert told.pop(folder.name) == [{"path": str(aside), "status": "interrupted"}]
+    assert not any(told.values())
     code, _, _ = run(capsys, "rm", folder.name, "--yes", f"runs_dir={runs}")
     assert code == 0
     assert not aside.exists()

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lsexp.config import TrainConfig
 from lsexp.errors import UserError
 from lsexp.measure import Measured, Measurement
 from lsexp.runs.catalog import Entry
@@ -260,11 +261,11 @@ def test_runs_that_do_not_tell_their_classes_have_numbers(monkeypatch):
 
 
 def test_what_could_not_be_drawn_is_refused_before_training():
-    projections.check(Config(), "cifar10", NAMES)
+    projections.check(Config(), "cifar10", NAMES, TrainConfig())
     with pytest.raises(UserError, match="has no class dog"):
-        projections.check(Config(classes=["dog", "cat", "bird"]), "cifar10", NAMES)
+        projections.check(Config(classes=["dog", "cat", "bird"]), "cifar10", NAMES, TrainConfig())
     with pytest.raises(UserError, match="shown_seed=9: must be one of seeds: 0, 1"):
-        projections.check(Config(seeds=[0, 1], shown_seed=9), "cifar10", NAMES)
+        projections.check(Config(seeds=[0, 1], shown_seed=9), "cifar10", NAMES, TrainConfig())
 
 
 def test_tsne_is_named_and_has_no_scale_and_no_templates():
