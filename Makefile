@@ -17,7 +17,7 @@ demo: .venv/.installed
 	@echo '  $(BIN)/lsexp sweep eps recipe=mnist_mlp --dry-run   MNIST, and what it would cost'
 
 test: .venv/.installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

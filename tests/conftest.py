@@ -14,6 +14,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack"
 
 
+SLOWEST = ("test_sweep", "test_faults", "test_cli", "test_snapshots", "test_networks", "test_bench")
+"""Files that start many processes: first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 SETS = ("mnist", "cifar10", "cifar100")
 
 

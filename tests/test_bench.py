@@ -153,15 +153,16 @@ def test_a_folder_that_cannot_be_written_is_told_first(tmp_path, capsys):
 
 
 def test_the_command_measures_alone_and_as_a_sweep(tmp_path):
-    words = ["bench", "recipe=digits_mlp", "seconds=0.5", "workers=2"]
-    done = lsexp(*words, cwd=tmp_path)
+    """And where a set is not here, with random images."""
+    words = ["bench", "recipe=digits_mlp,mnist_mlp", "seconds=0.4", "workers=2", "precision=fp32"]
+    done = lsexp(*words, f"data_dir={tmp_path}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("machine ")
     path = tmp_path / lines[-1]
     found = json.loads(path.read_text())
     assert found["machine"]["cpu_class"] in lines[0]
-    [row] = found["recipes"]
+    row, mnist = found["recipes"]
     assert (row["recipe"], row["precision"], row["batch_size"]) == ("digits_mlp", "fp32", 64)
     for way, processes in (("alone", 1), ("sweep", 2)):
         figure = row[way]
@@ -171,13 +172,6 @@ def test_the_command_measures_alone_and_as_a_sweep(tmp_path):
         assert 1000 < figure["value"] < 1e7
         assert figure["startup_seconds"] > 0.2
     assert {path.name for path in tmp_path.iterdir()} == {"out"}  # its runs are thrown away
-
-
-def test_a_set_that_is_not_here_is_replaced_by_random_images(tmp_path):
-    words = ["bench", "recipe=mnist_mlp", "seconds=0.3", "precision=fp32", f"data_dir={tmp_path}"]
-    done = lsexp(*words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
     assert "mnist is not here: random images (`lsexp data mnist` fetches it)" in done.stdout
-    [row] = json.loads((tmp_path / done.stdout.splitlines()[-1]).read_text())["recipes"]
-    assert row["random_images"]
-    assert row["data"] == "mnist"
+    assert (mnist["data"], mnist["random_images"]) == ("mnist", True)
+    assert not row["random_images"]

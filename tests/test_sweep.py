@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import FINISHED, TINY, lsexp, names, until_it_saves, weights
+from support import FINISHED, TINY, lsexp, names, tiny_plan, until_it_saves, weights
 
 from lsexp.cli import main
+from lsexp.launch.local import execute
 
 WORDS = ["budget=smoke", "artifacts.tensorboard=false", "workers=2"]
 ONE = [*WORDS[:-1], "workers=1"]
@@ -382,11 +383,12 @@ def test_what_was_measured_is_plotted_without_torch(swept):
 
 def test_information_of_finished_runs_that_had_no_snapshots(tmp_path, capsys, monkeypatch):
     """Trained aside, killed in the middle, listed, gone on with by two sweeps at once."""
-    shared = [*ONE, "recipe=digits_shifted", "train.steps=1500", "eps=0,0.1", "seeds=1"]
-    shared += ["artifacts.checkpoint_seconds=0.1"]
-    sweep(tmp_path, *shared)
+    shared = ["recipe=digits_shifted", "train.steps=1500", "artifacts.checkpoint_seconds=0.1"]
+    for eps in ("0", "0.1"):
+        execute(tiny_plan(tmp_path / "runs", *shared, f"loss.eps={eps}"))
     before = {run: weights(run) for run in runs(tmp_path)}
-    words = ["sweep", "information", *shared, "snapshots=4", "classes=3,5", "examples=40"]
+    words = ["sweep", "information", *ONE, *shared, "eps=0,0.1", "seeds=1", "snapshots=4"]
+    words += ["classes=3,5", "examples=40"]
     monkeypatch.chdir(tmp_path)
     assert main([*words, "--dry-run"]) == 0
     said = capsys.readouterr().out

@@ -139,7 +139,9 @@ def _train_aside(
     except OSError as error:
         raise UserError(f"{path}: {error.strerror} ({error.filename})", exit_code=1) from error
     say(f"{path}: finished without the snapshots asked for; trained again aside for them")
-    aside = replace(plan, config=config, folder=RunFolder(aside_of(path, len(plan.snapshots))))
+    aside = replace(
+        plan, config=config, folder=RunFolder(aside_of(path, plan.config.artifacts.snapshots))
+    )
     while plan.lacking(path):
         try:
             again = _bring_to_its_end(

@@ -230,7 +230,7 @@ def steps_done(plan: Plan) -> int:
     """Steps that the checkpoint of an unfinished run would save, or of a training aside."""
     folder = plan.folder
     if folder.finished():
-        folder = RunFolder(aside_of(folder.path, len(plan.snapshots)))
+        folder = RunFolder(aside_of(folder.path, plan.config.artifacts.snapshots))
     for path in folder.checkpoints():
         with contextlib.suppress(OSError, ValueError):
             step = int(unpack(path.read_bytes())["member"]["step"])
