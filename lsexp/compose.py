@@ -17,6 +17,7 @@ from typing import Any
 
 from lsexp import studies
 from lsexp.config import (
+    LOSSES,
     MODELS,
     TABLES,
     CustomConfig,
@@ -28,10 +29,10 @@ from lsexp.config import (
 from lsexp.errors import UserError, unknown
 from lsexp.text import user_path
 
-GROUPS = ("recipe", "budget", "data", "model")
+GROUPS = ("recipe", "budget", "data", "model", "loss")
 HELP = "lsexp train --help"
 FLAGS = ("--help", "--dry-run", "--multirun", "--cfg", "--resolve", "--config-dir")
-PATHS = ("data.path", "data.url", "data_dir", "runs_dir")
+PATHS = ("data.path", "data.url", "data_dir", "runs_dir", "loss.teacher")
 TAKES_VALUE = ("-c", "--cfg", "-cd", "--config-dir")
 VALUE_RULES = {
     "converted to Float": "must be a number",
@@ -218,6 +219,10 @@ def train_help() -> str:
     for kind, schema in MODELS.items():
         lines += ["", f"Keys of {kind} networks:"]
         lines += [_key_line(*found) for found in walk(schema(), "model.")]
+    shared = {name for name, _, _ in walk(LOSSES["smoothing"]())}
+    lines += ["", "Keys of loss=distillation, beside those of every loss:"]
+    own = walk(LOSSES["distillation"](), "loss.")
+    lines += [_key_line(*found) for found in own if found[0].partition(".")[2] not in shared]
     return "\n".join(lines) + "\n"
 
 
@@ -239,6 +244,8 @@ def known_keys() -> list[str]:
     names = [name for name, _, _ in walk(TrainConfig())]
     for model in MODELS.values():
         names += [name for name, _, _ in walk(model(), "model.")]
+    for loss in LOSSES.values():
+        names += [name for name, _, _ in walk(loss(), "loss.")]
     return sorted({*names, *GROUPS})
 
 
@@ -367,6 +374,8 @@ def _hydra(
         store.store(name=f"{primary.replace('/', '_')}_schema", node=study)
     for name, schema in MODELS.items():
         store.store(name=f"model_{name}_schema", node=schema)
+    for name, loss in LOSSES.items():
+        store.store(name=f"loss_{name}_schema", node=loss)
 
     collected: list[tuple[Any, Any]] = []
 

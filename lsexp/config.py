@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -204,6 +204,49 @@ class LossConfig:
 
 
 @dataclass
+class DistillationConfig(LossConfig):
+    teacher: str = key(
+        "",
+        "finished run that teaches: its folder, its name, or the beginning of its 12 hex",
+        aside=True,
+    )
+    teacher_step: int | None = key(
+        None, "teach with its snapshot after so many steps; null: its final weights", at_least=0
+    )
+    temperature: float = key(
+        1.0, "of the teacher's probabilities: softmax(logits / temperature)", more_than=0
+    )
+    student_temperature: str = key(
+        "1",
+        "1: the student's probabilities are its own (this paper); tied: of the same temperature "
+        "(Hinton et al. 2015, Chandrasegaran et al. 2022)",
+        choices=("1", "tied"),
+    )
+    t_squared: bool = key(
+        False, "multiply the teacher's part by temperature squared (Hinton et al. 2015)"
+    )
+    match: str = key(
+        "cross_entropy",
+        "cross_entropy: of probabilities; logits: half the squared distance of logits (this "
+        "paper's MNIST toy)",
+        choices=("cross_entropy", "logits"),
+    )
+    beta: float = key(
+        1.0,
+        "share of the teacher's part in the loss; the rest is that of the labels (this paper: 1, "
+        "MNIST toy 0.6)",
+        more_than=0,
+        at_most=1,
+    )
+    view: str = key(
+        "student",
+        "student: the teacher sees the student's crop and flip, the whole image where the student "
+        "sees a crop of it; fresh: an augmentation of its own, as when it was trained",
+        choices=("student", "fresh"),
+    )
+
+
+@dataclass
 class OptimConfig:
     lr: float = key(0.1, "learning rate at the start", more_than=0)
     lr_scale: dict[str, float] = key(
@@ -349,6 +392,11 @@ MODELS: dict[str, type[ModelConfig]] = {
     "custom": CustomConfig,
 }
 """Kinds of networks; the files in configs/model choose among them."""
+LOSSES: dict[str, type[LossConfig]] = {
+    "smoothing": LossConfig,
+    "distillation": DistillationConfig,
+}
+"""Kinds of losses; the files in configs/loss choose among them."""
 
 
 def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
@@ -364,9 +412,14 @@ def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field
 def revived(values: dict[str, Any]) -> TrainConfig:
     """The config that `walk` gave these names and values of; what they do not name is left at its
     default."""
-    own = {name.removeprefix("model.") for name in values if name.startswith("model.")}
-    kinds = [kind for kind in MODELS.values() if own <= {item.name for item in fields(kind)}]
-    config = TrainConfig(model=min(kinds, key=lambda kind: len(fields(kind)))())
+
+    def kind(section: str, kinds: Iterable[type[Any]]) -> Any:
+        """The smallest of the section's kinds that has all keys."""
+        own = {name.partition(".")[2] for name in values if name.startswith(f"{section}.")}
+        fitting = [one for one in kinds if own <= {item.name for item in fields(one)}]
+        return min(fitting, key=lambda one: len(fields(one)))()
+
+    config = TrainConfig(model=kind("model", MODELS.values()), loss=kind("loss", LOSSES.values()))
     for name in [name for name, _, _ in walk(config) if name in values]:
         section, _, last = name.rpartition(".")
         setattr(getattr(config, section) if section else config, last, values[name])
@@ -409,8 +462,36 @@ def check(config: TrainConfig) -> None:
     if optim.schedule == "step" and not optim.milestones:
         raise UserError("optim.schedule=step: needs optim.milestones, e.g. [0.5,0.75]")
     _check_model(config.model)
+    if isinstance(config.loss, DistillationConfig):
+        _check_distillation(config.loss)
     if optim.clip_decay and optim.clip_norm is None:
         raise UserError("optim.clip_decay=true: goes with optim.clip_norm")
+
+
+def _check_distillation(loss: DistillationConfig) -> None:
+    if not loss.teacher:
+        raise UserError(
+            "loss.teacher: loss=distillation needs a teacher, a finished run; `lsexp runs` lists "
+            "them"
+        )
+    if loss.beta == 1 and loss.eps:
+        raise UserError(
+            f"loss.eps={loss.eps:g}: smooths labels, which do not count at loss.beta=1; it is the "
+            f"teacher that is smoothed"
+        )
+    softened = [
+        word
+        for word, usual in (
+            (f"loss.temperature={loss.temperature:g}", loss.temperature == 1),
+            (f"loss.student_temperature={loss.student_temperature}", True),
+            ("loss.t_squared=true", not loss.t_squared),
+        )
+        if not usual
+    ]
+    if loss.match == "logits" and softened:
+        raise UserError(f"{softened[0]}: loss.match=logits compares logits as they are")
+    if loss.temperature == 1 and loss.t_squared:
+        raise UserError("loss.t_squared=true: does nothing at loss.temperature=1")
 
 
 def _check_model(model: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""Training losses: cross-entropy against smoothed labels.
+"""Training losses: cross-entropy against smoothed labels or against a teacher.
 
 Losses are in nats. Shape letters: B examples in a batch, K classes.
 """
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lsexp.config import LossConfig
+from lsexp.config import DistillationConfig, LossConfig
 from lsexp.errors import UserError
 
 
@@ -98,3 +98,43 @@ def smoothed_cross_entropy(logits_BK: Tensor, labels_B: Tensor, eps_uniform: flo
     if logits_BK.dtype != torch.float64:
         logits_BK = logits_BK.float()
     return F.cross_entropy(logits_BK, labels_B, label_smoothing=eps_uniform)
+
+
+def distillation(
+    logits_BK: Tensor,
+    teacher_BK: Tensor,
+    labels_B: Tensor,
+    config: DistillationConfig,
+    eps_uniform: float,
+) -> Tensor:
+    """Mean over the batch of (1 - beta) H(smoothed label, p) + beta M, what matches the teacher.
+
+    | `match` | M |
+    |---|---|
+    | cross_entropy | H(softmax(teacher / T), softmax(logits / T_s)), nats; times T^2 where asked |
+    | logits | half the squared distance of the logits, summed over classes |
+
+    T_s is 1 as in the paper's experiments (section 5: only the teacher's logits are divided by a
+    temperature), or T ("tied": Hinton, Vinyals, Dean 2015). The limit of tied temperatures times
+    T^2 for large T is M of `logits` over K, for logits of mean 0 (their section 2.1).
+
+    Args:
+        logits_BK: the student's; computed in float32 (float64 stays).
+        teacher_BK: the teacher's; no gradient goes there.
+        eps_uniform: smoothing of the labels' part.
+    """
+    if logits_BK.dtype != torch.float64:
+        logits_BK = logits_BK.float()
+    teacher_BK = teacher_BK.detach().to(logits_BK.dtype)
+    if config.match == "logits":
+        matched = 0.5 * (logits_BK - teacher_BK).square().sum(1).mean()
+    else:
+        temperature = config.temperature
+        own = temperature if config.student_temperature == "tied" else 1.0
+        matched = F.cross_entropy(logits_BK / own, (teacher_BK / temperature).softmax(1))
+        if config.t_squared:
+            matched = matched * temperature**2
+    if config.beta == 1:
+        return matched
+    hard = smoothed_cross_entropy(logits_BK, labels_B, eps_uniform)
+    return (1 - config.beta) * hard + config.beta * matched

@@ -4,7 +4,7 @@ What is measured stays beside the run, in `<run>/measured/`, under a name made o
 and of the weights that it was asked of. Such a file may be deleted; it comes back.
 Also reads what others have measured, as a file of logits.
 Nothing trains here. torch and the data are needed for what is not there yet only.
-Shape letters: N examples, D features, K classes.
+Shape letters: N examples, D features, K classes, V views.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lsexp.config import CustomConfig, TrainConfig, revived
+from lsexp.config import CustomConfig, DataConfig, TrainConfig, revived
 from lsexp.errors import UserError
 from lsexp.runs.catalog import load_outputs
 from lsexp.runs.store import RunFolder, replace_file, sha256_of, snapshot_of
@@ -102,8 +102,39 @@ class Drawn(NamedTuple):
     indices_N: np.ndarray
 
 
-Question = Measurement | Draws
-Answer = Measured | Drawn
+class Views(NamedTuple):
+    """What a teacher says of the images that a student trains on, each whole.
+
+    Attributes:
+        split, split_seed, train_size: the student's `data.` keys, which choose its images.
+        flip: mirrored too.
+        step: of the snapshot after so many updates; None: of the final weights.
+    """
+
+    split: str
+    split_seed: int
+    train_size: int | None
+    flip: bool
+    step: int | None = None
+
+
+class Viewed(NamedTuple):
+    """logits_VNK: float32, of the images as they are and, where asked, mirrored; labels_N,
+    indices_N: as in `Measured`."""
+
+    logits_VNK: np.ndarray
+    labels_N: np.ndarray
+    indices_N: np.ndarray
+
+
+Question = Measurement | Draws | Views
+Answer = Measured | Drawn | Viewed
+KINDS: dict[type, tuple[str, Any]] = {
+    Measurement: ("", Measured),
+    Draws: ("draws", Drawn),
+    Views: ("views", Viewed),
+}
+"""Question to what its file is called (a measurement's after its split) and the kind of answer."""
 
 
 class Answers(Mapping[Question, Answer]):
@@ -133,11 +164,17 @@ class Answers(Mapping[Question, Answer]):
         return len(self.files)
 
 
-def measure(path: Path, asked: Sequence[Question], data_dir: str | None = None) -> Answers:
+def measure(
+    path: Path,
+    asked: Sequence[Question],
+    data_dir: str | None = None,
+    threads: int | None = None,
+) -> Answers:
     """What is asked of a finished run, read from beside it or measured and left there.
 
     Args:
         path: the run folder.
+        threads: CPU threads, which may move last bits; None: one per core.
         data_dir: where its data set is now; None: where it was then, if that is a folder still,
             else the default.
 
@@ -151,11 +188,11 @@ def measure(path: Path, asked: Sequence[Question], data_dir: str | None = None) 
     kept: dict[Question, Answer] = {}
     if unknown:
         say(f"measuring {path.name}")
-        network = _Network(path, metrics, data_dir)
+        network = Network(path, metrics, data_dir, threads)
         seconds: dict[int | None, float] = {}
         for one in unknown:
             began = time.perf_counter()
-            found = network.measure(one) if isinstance(one, Measurement) else network.draw(one)
+            found = network.answer(one)
             seconds[one.step] = seconds.get(one.step, 0) + time.perf_counter() - began
             try:
                 files[one].parent.mkdir(exist_ok=True)
@@ -193,7 +230,7 @@ def _file(path: Path, asked: Question, metrics: dict[str, Any]) -> Path:
         if not weights.is_file():
             raise UserError(f"{weights}: the run has no such snapshot", exit_code=1)
         checksum = sha256_of(weights)
-    what = asked.split if isinstance(asked, Measurement) else "draws"
+    what = asked.split if isinstance(asked, Measurement) else KINDS[type(asked)][0]
     question = [VERSION, what, checksum, metrics["identity"]["data.digest"], asked]
     digest = hashlib.sha256(json.dumps(question).encode()).hexdigest()[:12]
     when = "end" if asked.step is None else f"step-{asked.step}"
@@ -202,7 +239,7 @@ def _file(path: Path, asked: Question, metrics: dict[str, Any]) -> Path:
 
 def _read(file: Path, asked: Question) -> Answer | None:
     """None where it is not there, or not whole any more."""
-    kind = Measured if isinstance(asked, Measurement) else Drawn
+    kind = KINDS[type(asked)][1]
     arrays = unpacked(file, file.stem)
     if arrays is None or set(arrays) != set(kind._fields):
         return None
@@ -277,10 +314,16 @@ def _checked_pair(
     return logits, labels.astype(np.int64)
 
 
-class _Network:
-    """A run's network and data, ready to be asked."""
+class Network:
+    """A run's network and data, ready to be asked; `measure` keeps the answers."""
 
-    def __init__(self, path: Path, metrics: dict[str, Any], data_dir: str | None):
+    def __init__(
+        self,
+        path: Path,
+        metrics: dict[str, Any],
+        data_dir: str | None = None,
+        threads: int | None = None,
+    ):
         from lsexp.data import load
         from lsexp.data.batches import Images, Preprocess
         from lsexp.training.hardware import default_threads, prepare, resolve_device
@@ -300,7 +343,7 @@ class _Network:
         self._check_source(metrics)
         self.last: tuple[int | None, nn.Module] | None = None
         self.device = resolve_device("auto")
-        prepare(self.device, default_threads())
+        prepare(self.device, threads or default_threads())
         self.outputs = load_outputs(path)
         arrays = self.dataset.arrays
         train = Images.on(
@@ -323,7 +366,12 @@ class _Network:
                     exit_code=1,
                 )
 
-    def _model(self, step: int | None) -> nn.Module:
+    def answer(self, asked: Question) -> Answer:
+        if isinstance(asked, Measurement):
+            return self.measure(asked)
+        return self.draw(asked) if isinstance(asked, Draws) else self.views(asked)
+
+    def model(self, step: int | None) -> nn.Module:
         """The network after `step` updates; that of the end must give the recorded outputs."""
         if self.last is None or self.last[0] != step:
             self.last = step, self._built(step)
@@ -407,13 +455,37 @@ class _Network:
                 exit_code=1,
             )
         chosen = _chosen(labels, asked)
-        model = self._model(asked.step)
+        model = self.model(asked.step)
         logits, features = self._outputs(model, split, indices[chosen])
         head = model.get_submodule(str(model.head_name))
         assert isinstance(head, torch.nn.Linear)
         weight = _array(head.weight)
         bias = np.zeros(len(weight), np.float32) if head.bias is None else _array(head.bias)
         return Measured(logits, features, labels[chosen], indices[chosen], weight, bias)
+
+    def views(self, asked: Views) -> Viewed:
+        import torch
+
+        from lsexp.data import draw_splits
+        from lsexp.data.batches import Images
+        from lsexp.models import evaluating
+        from lsexp.training.evaluate import BATCH
+
+        images, labels = self._arrays("train")
+        data = DataConfig(
+            split=asked.split, split_seed=asked.split_seed, train_size=asked.train_size
+        )
+        which = draw_splits(self.dataset, data).train
+        here = Images.on(self.device, images, labels, which)
+        model = self.model(asked.step)
+        found: list[list[Tensor]] = [[] for _ in range(1 + asked.flip)]
+        with torch.no_grad(), evaluating(model):
+            for part_BHWC in here.parts(BATCH):
+                for flipped, logits in enumerate(found):
+                    seen_BHWC = part_BHWC.flip(2) if flipped else part_BHWC
+                    logits.append(model(self.preprocess(seen_BHWC))[0])
+        logits_VNK = np.stack([_array(torch.cat(logits)) for logits in found])
+        return Viewed(logits_VNK, labels[which], which)
 
     def draw(self, asked: Draws) -> Drawn:
         """The same images in every draw, each draw a pass of training's own batches over them."""
@@ -442,7 +514,7 @@ class _Network:
         batches = Batches(
             here, self.preprocess, self.config.augment, batch_size=len(which), seed=DRAWS_SEED
         )
-        model = self._model(asked.step)
+        model = self.model(asked.step)
         first, second = asked.classes
         with torch.no_grad(), evaluating(model):
             for draw in range(asked.draws):

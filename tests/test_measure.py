@@ -72,7 +72,7 @@ def test_what_was_measured_is_read_without_network_or_data(run, monkeypatch):
     asked = [Measurement("val"), Measurement("train", (0,), 3)]
     before = measured(run, asked)
     assert len(files(run)) == 2
-    monkeypatch.setattr(measure, "_Network", None)
+    monkeypatch.setattr(measure, "Network", None)
     for one, again in zip(before, measured(run, asked), strict=True):
         for a, b in zip(one, again, strict=True):
             np.testing.assert_array_equal(a, b)

@@ -154,6 +154,8 @@ class Epoch(NamedTuple):
 class Batches:
     """Endless batches of one member: pass after pass, always full, addressed by step.
 
+    `purpose` names the draws of the augmentation; the order is the seed's whatever it is.
+
     Batch `step` holds positions step * B .. (step + 1) * B of the passes laid end to end, so a
     batch may straddle two passes. There is no state to save: any step can be asked for.
     """
@@ -166,8 +168,10 @@ class Batches:
         *,
         batch_size: int,
         seed: int,
+        purpose: str = "augment",
     ):
         self.train = train
+        self.purpose = purpose
         self.preprocess = preprocess
         self.batch_size = batch_size
         self.seed = seed
@@ -189,7 +193,7 @@ class Batches:
         """
         if number not in self._drawn:
             count, device = len(self), self.train.labels_N.device
-            rng = generator(self.seed, "augment", number)
+            rng = generator(self.seed, self.purpose, number)
             drawn = Epoch(
                 torch.randperm(count, generator=generator(self.seed, "order", number)),
                 torch.randint(0, self.places_y, (count,), generator=rng),
@@ -207,6 +211,11 @@ class Batches:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Images float32 [B, C, H, W] and labels int64 [B] of a step, from 0."""
+        batch = self.draws(step)
+        return self.preprocess(self.pixels(batch)), self.labels(batch)
+
+    def draws(self, step: int) -> Epoch:
+        """What is drawn for the images of a step, of which there are B."""
         start, parts = step * self.batch_size, []
         left = self.batch_size
         while left:
@@ -214,9 +223,15 @@ class Batches:
             take = min(left, len(self) - position)
             parts.append([draw[position : position + take] for draw in self.epoch(number)])
             start, left = start + take, left - take
-        batch = Epoch(*(parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))))
-        images_BHWC = self._altered(self._windows(batch), batch)
-        return self.preprocess(images_BHWC), self.train.labels_N[batch.order_N]
+        return Epoch(*(parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))))
+
+    def labels(self, batch: Epoch) -> Tensor:
+        """int64 [B]."""
+        return self.train.labels_N[batch.order_N]
+
+    def pixels(self, batch: Epoch) -> Tensor:
+        """Augmented images of a step, uint8 or float32 [B, H, W, C], not preprocessed yet."""
+        return self._altered(self._windows(batch), batch)
 
     def _windows(self, batch: Epoch) -> Tensor:
         images_BHWC = self.train.take(batch.order_N)

@@ -20,6 +20,7 @@ from lsexp.errors import UserError
 from lsexp.launch.plan import Plan
 from lsexp.launch.progress import Shown, View
 from lsexp.launch.results import Segment, failure, segment, write_results
+from lsexp.runs.catalog import teacher_changed
 from lsexp.runs.claims import Claim, Record, acquire, describe
 from lsexp.runs.store import RunFolder, aside_of, replace_file, snapshot_of, snapshot_path
 from lsexp.runs.tensors import packed
@@ -78,7 +79,10 @@ def _bring_to_its_end(
     told: list[str] = []
 
     def over() -> bool:
-        if needless() or folder.finished():
+        if needless():
+            return True
+        if folder.finished():
+            _check_teacher(folder)
             return True
         failure = folder.failure()
         if failure is not None and not config.retry_failed:
@@ -116,6 +120,15 @@ def _bring_to_its_end(
             exit_code=1,
         ) from error
     return {} if needless() else folder.verified_metrics()
+
+
+def _check_teacher(folder: RunFolder) -> None:
+    if teacher_changed(folder.path, folder.metrics()):
+        raise UserError(
+            f"{folder.path}: its teacher has been trained again since and has other weights; "
+            f"`lsexp runs rm {folder.path.name}`, and it is trained again too",
+            exit_code=1,
+        )
 
 
 def _train_aside(

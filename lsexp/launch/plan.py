@@ -14,10 +14,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lsexp.config import CustomConfig, LossConfig, StepsConfig, TrainConfig, check
+from lsexp.config import (
+    CustomConfig,
+    DistillationConfig,
+    LossConfig,
+    StepsConfig,
+    TrainConfig,
+    check,
+)
 from lsexp.data import Dataset, Splits, draw_splits, load
 from lsexp.data.batches import Images, input_shape
 from lsexp.errors import UserError
+from lsexp.launch.teaching import Teaching, find_teacher, teacher_of, views
 from lsexp.losses import Targets, targets
 from lsexp.models import build_model
 from lsexp.models.foreign import source_digest
@@ -48,6 +56,7 @@ class Plan:
         config: resolved: no `auto` precision or device, epochs turned into steps.
         chosen: the names of recipe and budget, for the record.
         command: what was typed, for the record.
+        teaching: of a student.
     """
 
     config: TrainConfig
@@ -58,6 +67,7 @@ class Plan:
     targets: Targets
     identity: Science
     folder: RunFolder
+    teaching: Teaching | None = None
 
     @property
     def device(self) -> torch.device:
@@ -84,12 +94,20 @@ class Plan:
         which = getattr(self.splits, split)
         return Images.on(self.device, arrays.train_images, arrays.train_labels, which)
 
-    def variant(self, loss: LossConfig, seed: int) -> Plan:
-        """The same run under another loss and seed; nothing is looked at again."""
+    def variant(self, loss: LossConfig, seed: int, teaching: Teaching | None = None) -> Plan:
+        """The same run under another loss and seed; the data are not looked at again.
+
+        Args:
+            teaching: where it is known already.
+        """
         config = replace(self.config, loss=loss, seed=seed)
         identity = science(config, self.dataset.digest)
         if "model.source" in self.identity:
             identity["model.source"] = self.identity["model.source"]
+        if isinstance(loss, DistillationConfig):
+            teaching = teaching or find_teacher(config, self.dataset)
+            views(config, teaching.config, self.dataset.image_shape)  # told before training
+            identity["loss.teacher"] = teaching.identity
         name = run_name(config, self.dataset.name, identity)
         return replace(
             self,
@@ -97,19 +115,27 @@ class Plan:
             targets=targets(loss, self.dataset.num_classes),
             identity=identity,
             folder=RunFolder(self.folder.path.with_name(name)),
+            teaching=teaching,
         )
 
     def member(self, train: Images) -> Member:
-        return Member(self.config, train, self.dataset.num_classes)
+        taught = None if self.teaching is None else teacher_of(self, train)
+        return Member(self.config, train, self.dataset.num_classes, taught)
 
 
 def plan(
-    config: TrainConfig, chosen: dict[str, str], command: list[str], *, remember: bool = True
+    config: TrainConfig,
+    chosen: dict[str, str],
+    command: list[str],
+    *,
+    remember: bool = True,
+    teaching: Teaching | None = None,
 ) -> Plan:
     """Load the data and resolve what the config leaves open.
 
     Args:
         remember: write down in runs_dir what `precision=auto` was found to mean.
+        teaching: of a student whose teacher is not trained yet.
 
     Raises:
         UserError: for anything that could not be trained.
@@ -139,7 +165,7 @@ def plan(
         config = replace(config, precision=precision)
     identity = {**science(config, dataset.digest), **source}
     name = run_name(config, dataset.name, identity)
-    return Plan(
+    found = Plan(
         config,
         chosen,
         command,
@@ -149,6 +175,9 @@ def plan(
         identity,
         RunFolder(runs_folder(config.runs_dir) / name),
     )
+    if isinstance(config.loss, DistillationConfig):
+        return found.variant(config.loss, config.seed, teaching)
+    return found
 
 
 class Planner:
@@ -160,29 +189,40 @@ class Planner:
         self.remember = remember
         self._planned: list[tuple[TrainConfig, Plan]] = []
 
-    def __call__(self, config: TrainConfig) -> Plan:
+    def __call__(self, config: TrainConfig, teaching: Teaching | None = None) -> Plan:
         """As `plan`."""
         for before, like in self._planned:
             if replace(before, loss=config.loss, seed=config.seed) == config:
                 check(config)
-                return like.variant(config.loss, config.seed)
-        found = plan(config, self.chosen, self.command, remember=self.remember)
+                return like.variant(config.loss, config.seed, teaching)
+        found = plan(config, self.chosen, self.command, remember=self.remember, teaching=teaching)
         self._planned.append((config, found))
         return found
 
 
 def describe(plan: Plan) -> str:
     """What will be trained, in a few lines."""
-    found = plan.targets
+    return f"run      {plan.folder.path}\n{describe_training(plan)}\n{_describe_targets(plan)}"
+
+
+def _describe_targets(plan: Plan) -> str:
+    found, loss, taught = plan.targets, plan.config.loss, plan.teaching
+    if isinstance(loss, DistillationConfig) and taught is not None:
+        when = "" if loss.teacher_step is None else f" after {loss.teacher_step:,} steps"
+        count = views(plan.config, taught.config, plan.dataset.image_shape)
+        own = loss.student_temperature == "tied"
+        seen = {1: "each image once", 2: "each image as it is and mirrored", None: "every batch"}
+        how = "logits" if loss.match == "logits" else f"temperature {loss.temperature:g}"
+        return (
+            f"teacher  {taught.path.name}{when}, {how}"
+            f"{', the student too' if own else ''}{', times T^2' if loss.t_squared else ''}, "
+            f"share {loss.beta:g}; it sees {seen[count]}"
+        )
     gap = "unbounded" if found.logit_gap is None else f"{found.logit_gap:.3f}"
-    return "\n".join(
-        [
-            f"run      {plan.folder.path}",
-            describe_training(plan),
-            f"targets  true class {found.true:.4g}, others {found.other:.4g} each: eps "
-            f"{found.eps_uniform:.4g} spread uniform = {found.eps_others:.4g} spread others; "
-            f"logit gap at the optimum {gap}",
-        ]
+    return (
+        f"targets  true class {found.true:.4g}, others {found.other:.4g} each: eps "
+        f"{found.eps_uniform:.4g} spread uniform = {found.eps_others:.4g} spread others; "
+        f"logit gap at the optimum {gap}"
     )
 
 
@@ -242,13 +282,20 @@ def steps_done(plan: Plan) -> int:
 def seconds_of_training(plan: Plan, *, measure_seconds: float = 1.5) -> float:
     """Estimated seconds of training for a run from its start, from a short measurement here."""
     images = plan.images("train")
-    member = plan.member(images)
+    member = Member(_taught_by_labels(plan.config), images, plan.dataset.num_classes)
     step(member)
     times: list[float] = []
     while sum(times) < measure_seconds and len(times) < 50:
         member.reset_sums()
         times.append(seconds_of(lambda: step(member), plan.device))
     return float(np.median(times)) * plan.config.train.steps
+
+
+def _taught_by_labels(config: TrainConfig) -> TrainConfig:
+    """For timing: a student costs as much as if it had no teacher, whose logits are looked up."""
+    if not isinstance(config.loss, DistillationConfig):
+        return config
+    return replace(config, loss=LossConfig(scale=config.loss.scale))
 
 
 def _size_of_subset(config: TrainConfig, dataset: Dataset, splits: Splits) -> int | None:
@@ -316,7 +363,8 @@ def _precision(
     images = Images.on(device, arrays.train_images, arrays.train_labels, some)
 
     def build(precision: str) -> Member:
-        return Member(replace(config, precision=precision), images, dataset.num_classes)
+        trial = replace(_taught_by_labels(config), precision=precision)
+        return Member(trial, images, dataset.num_classes)
 
     found = choose_precision(build)
     if remember:

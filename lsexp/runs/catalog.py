@@ -98,13 +98,22 @@ def read_run(path: Path) -> Entry:
         entry.owner = _living_owner(path)
     if entry.owner:
         entry.status = "running"
-    elif version != RESULT_VERSION:
+    elif version != RESULT_VERSION or teacher_changed(path, metrics):
         entry.status = "stale"
     elif metrics:
         entry.status = "finished"
     else:
         entry.status = "failed" if failure else "interrupted"
     return entry
+
+
+def teacher_changed(path: Path, metrics: dict[str, Any]) -> bool:
+    """Whether a finished student's teacher, where it is still beside it, has other weights now."""
+    taught = metrics.get("teacher")
+    if not taught:
+        return False
+    now = _json(path.parent / taught["run"] / "metrics.json")
+    return bool(now) and now["checksums"]["model.safetensors"] != taught["weights"]
 
 
 def load_runs(runs_dir: str | None = None, where: str = "") -> pd.DataFrame:

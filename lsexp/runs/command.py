@@ -134,7 +134,7 @@ def _explained(entry: Entry) -> str:
     return {
         "interrupted": " (the same `lsexp train` goes on from its last checkpoint)",
         "failed": f" ({entry.failure.get('error')}; retry_failed=true trains it again)",
-        "stale": " (of an older version of the training code)",
+        "stale": " (of an older version of the training code, or its teacher has changed since)",
         "damaged": " (a file cannot be read; remove it with `lsexp runs rm`, and train it again)",
     }.get(entry.status, "")
 

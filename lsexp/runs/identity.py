@@ -1,7 +1,8 @@
 """What decides a run's result as an experiment, and the name made of it.
 
 In: every typed key that is not declared aside, with precision resolved; the content of the data;
-RESULT_VERSION. Out: names of recipe and budget, device, threads, folders, what is kept.
+the identity of a student's teacher; RESULT_VERSION. Out: names of recipe and budget, device,
+threads, folders, what is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 from typing import Any
 
-from lsexp.config import TrainConfig, walk
+from lsexp.config import DistillationConfig, TrainConfig, walk
 from lsexp.errors import UserError
 from lsexp.training import RESULT_VERSION
 
@@ -38,10 +39,12 @@ def digest(fields: Science) -> str:
 
 
 def run_name(config: TrainConfig, data_name: str, fields: Science) -> str:
-    """`<data>-<model>-eps<eps>-seed<seed>-<12 hex>`; the hex alone identifies."""
-    return (
-        f"{data_name}-{config.model.name}-eps{config.loss.eps:g}-seed{config.seed}-{digest(fields)}"
-    )
+    """`<data>-<model>-eps<eps>-seed<seed>-<12 hex>`, a student's with T<temperature> instead of the
+    eps; the hex alone identifies."""
+    how = f"eps{config.loss.eps:g}"
+    if isinstance(config.loss, DistillationConfig):
+        how = f"T{config.loss.temperature:g}"
+    return f"{data_name}-{config.model.name}-{how}-seed{config.seed}-{digest(fields)}"
 
 
 def compare(stored: Science, wanted: Science, where: str) -> None:

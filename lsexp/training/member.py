@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsexp.config import CustomConfig, TorchvisionConfig, TrainConfig
+from lsexp.config import CustomConfig, DistillationConfig, TorchvisionConfig, TrainConfig
 from lsexp.data.batches import Batches, Images, Preprocess, generator, input_shape
-from lsexp.losses import smoothed_cross_entropy, targets
+from lsexp.losses import distillation, smoothed_cross_entropy, targets
 from lsexp.models import build_model
 from lsexp.training.optimizer import build_optimizer, clip, rate
+from lsexp.training.teacher import Teacher
 
 
 class Member:
@@ -25,12 +26,13 @@ class Member:
     Args:
         train: images to train on; what `data.normalize` needs to know is taken from them.
         num_classes: K.
+        teacher: of a student (`loss=distillation`), and only of one.
 
     Attributes:
         step: updates made so far.
         preprocess: pixels to inputs, for evaluation too.
-        losses_S, correct: of the batches since the last `reset_sums`: the smoothed
-            cross-entropy of each (nats, float32, before `loss.scale`) and how many images were
+        losses_S, correct: of the batches since the last `reset_sums`: the
+            loss of each (nats, float32, before `loss.scale`) and how many images were
             classified right, counted in training, on augmented images. There is room for one
             pass over the images; the loop resets at the end of each.
     """
@@ -40,10 +42,13 @@ class Member:
         config: TrainConfig,
         train: Images,
         num_classes: int,
+        teacher: Teacher | None = None,
     ):
+        assert (teacher is not None) == isinstance(config.loss, DistillationConfig)
         device = train.labels_N.device
         dropout_seed = generator(config.seed, "dropout").initial_seed()
         self.config = config
+        self.teacher = teacher
         self.device = device
         self.masks = torch.Generator(device).manual_seed(dropout_seed)
         self.model = build_model(
@@ -102,7 +107,9 @@ class Member:
 def step(member: Member) -> None:
     """One update from the next batch; no host synchronisation."""
     config = member.config
-    images_BCHW, labels_B = member.batches(member.step)
+    draws = member.batches.draws(member.step)
+    pixels_BHWC = member.batches.pixels(draws)
+    images_BCHW, labels_B = member.preprocess(pixels_BHWC), member.batches.labels(draws)
     if isinstance(config.model, CustomConfig | TorchvisionConfig):
         # Their dropout draws from torch's own generator: by seed and step, so that it resumes.
         torch.manual_seed(generator(config.seed, "dropout", member.step).initial_seed())
@@ -113,7 +120,12 @@ def step(member: Member) -> None:
         cache_enabled=False,
     ):
         logits_BK, _ = member.model(images_BCHW)
-    loss = smoothed_cross_entropy(logits_BK, labels_B, member.eps_uniform)
+    if member.teacher is not None:
+        assert isinstance(config.loss, DistillationConfig)
+        teacher_BK = member.teacher(pixels_BHWC, draws, member.step)
+        loss = distillation(logits_BK, teacher_BK, labels_B, config.loss, member.eps_uniform)
+    else:
+        loss = smoothed_cross_entropy(logits_BK, labels_B, member.eps_uniform)
     member.optimizer.zero_grad(set_to_none=True)
     (loss * config.loss.scale).backward()
     clip(member.optimizer, config.optim)
