@@ -483,7 +483,10 @@ def _check_distillation(loss: DistillationConfig) -> None:
         word
         for word, usual in (
             (f"loss.temperature={loss.temperature:g}", loss.temperature == 1),
-            (f"loss.student_temperature={loss.student_temperature}", True),
+            (
+                f"loss.student_temperature={loss.student_temperature}",
+                loss.student_temperature == "1",
+            ),
             ("loss.t_squared=true", not loss.t_squared),
         )
         if not usual

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
-from lsexp.config import LossConfig
+from lsexp.config import DistillationConfig, LossConfig
 from lsexp.errors import UserError
-from lsexp.losses import smooth_labels, smoothed_cross_entropy, targets
+from lsexp.losses import distillation, smooth_labels, smoothed_cross_entropy, targets
 
 
 def random_batch(classes, size=7, seed=0):
@@ -158,3 +158,82 @@ def test_spread_others_refuses_an_eps_that_makes_the_label_no_likelier(classes, 
     just_below = targets(LossConfig(eps=limit - 1e-6, spread="others"), classes)
     assert just_below.true > just_below.other
     assert targets(LossConfig(eps=0.95, spread="uniform"), classes).logit_gap > 0
+
+
+# Distillation
+
+
+def distilled(logits, teacher, labels, eps=0.0, **keys):
+    config = DistillationConfig(teacher="t", **keys)
+    return distillation(logits, teacher, labels, config, eps)
+
+
+def pair_of_logits(classes=5):
+    logits, labels = random_batch(classes)
+    return logits, random_batch(classes, seed=1)[0], labels
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("own", ["1", "tied"])
+@pytest.mark.parametrize("t_squared", [False, True])
+def test_the_students_loss_is_the_cross_entropy_against_the_teachers_softened_probabilities(
+    temperature, own, t_squared
+):
+    logits, teacher, labels = pair_of_logits()
+    keys = {"temperature": temperature, "student_temperature": own, "t_squared": t_squared}
+    found = distilled(logits, teacher, labels, **keys)
+    soft = (teacher / temperature).exp()
+    soft = soft / soft.sum(1, keepdim=True)
+    log_p = (logits / (temperature if own == "tied" else 1)).log_softmax(1)
+    expected = -(soft * log_p).sum(1).mean() * (temperature**2 if t_squared else 1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_teacher_that_is_sure_gives_hard_labels_and_an_ideal_smoothed_one_smoothed_labels():
+    logits, _, labels = pair_of_logits(4)
+    sure = 1e6 * F.one_hot(labels, 4).double()
+    expected = smoothed_cross_entropy(logits, labels, 0.0)
+    torch.testing.assert_close(distilled(logits, sure, labels), expected)
+    ideal = smooth_labels(labels, 4, 0.2).double().log() + 7
+    expected = smoothed_cross_entropy(logits, labels, 0.2)
+    torch.testing.assert_close(distilled(logits, ideal, labels), expected, rtol=1e-6, atol=0)
+
+
+def test_half_the_squared_distance_of_logits_by_hand():
+    logits, teacher = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[3.0, 2.0], [0.0, 4.0]])
+    found = distilled(logits, teacher, torch.tensor([0, 1]), match="logits")
+    assert found.item() == pytest.approx((0.5 * 4 + 0.5 * 16) / 2)
+
+
+def test_tied_and_squared_high_temperatures_pull_like_squared_distances_of_centred_logits():
+    """Hinton, Vinyals and Dean, section 2.1: the gradient tends to (z - v) / K."""
+    logits, teacher, labels = pair_of_logits()
+    gradients = []
+    for keys in (
+        {"temperature": 1e4, "student_temperature": "tied", "t_squared": True},
+        {"match": "logits"},
+    ):
+        centred = [(part - part.mean(1, keepdim=True)).clone() for part in (logits, teacher)]
+        centred[0].requires_grad_()
+        distilled(*centred, labels, **keys).backward()
+        gradients.append(centred[0].grad)
+    torch.testing.assert_close(gradients[0], gradients[1] / 5, rtol=1e-2, atol=1e-5)
+
+
+def test_beta_mixes_with_smoothed_labels_and_the_teacher_gets_no_gradient():
+    logits, teacher, labels = pair_of_logits()
+    teacher.requires_grad_()
+    logits.requires_grad_()
+    found = distilled(logits, teacher, labels, eps=0.1, beta=0.6, match="logits")
+    alone = distilled(logits, teacher, labels, match="logits")
+    expected = 0.4 * smoothed_cross_entropy(logits, labels, 0.1) + 0.6 * alone
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert teacher.grad is None
+    assert logits.grad is not None
+
+
+def test_bf16_logits_are_compared_in_float32():
+    logits, teacher, labels = pair_of_logits()
+    found = distilled(logits.bfloat16(), teacher.float(), labels)
+    assert found.dtype == torch.float32

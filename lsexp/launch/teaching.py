@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from lsexp.data import Dataset
 from lsexp.data.batches import Batches, Images, input_shape
 from lsexp.errors import UserError
 from lsexp.measure import Network, Viewed, Views, measure
-from lsexp.runs.catalog import read_runs
+from lsexp.runs.catalog import Entry, read_runs
 from lsexp.runs.identity import digest
 from lsexp.runs.store import RunFolder, runs_folder
 from lsexp.training import teacher
@@ -60,12 +61,14 @@ def find_teacher(config: TrainConfig, dataset: Dataset) -> Teaching:
     path = Path(typed).expanduser()
     if not (path / "config.yaml").is_file():
         runs_dir = runs_folder(config.runs_dir)
-        found = read_runs(str(runs_dir), [typed]) if runs_dir.is_dir() else []
+        found: list[Entry] = []
+        with contextlib.suppress(UserError):  # of none that begins so
+            found = read_runs(str(runs_dir), [typed])
         exact = [one for one in found if one.name == typed]
         names = ", ".join(one.name for one in found[:4])
         if len(exact or found) != 1:
             raise UserError(
-                f"loss.teacher={typed}: fits {len(found)} runs in {runs_dir}"
+                f"loss.teacher={typed}: fits {len(found) or 'none of the'} runs in {runs_dir}"
                 f"{f' ({names})' if names else ''}; `lsexp runs` lists them",
                 exit_code=1,
             )
