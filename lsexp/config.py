@@ -244,6 +244,17 @@ class DistillationConfig(LossConfig):
         "sees a crop of it; fresh: an augmentation of its own, as when it was trained",
         choices=("student", "fresh"),
     )
+    teachers: str | None = key(
+        None, "sweep distillation: recipe of the teachers; null: that of the student", aside=True
+    )
+    teachers_dropout: float | None = key(
+        None,
+        "sweep distillation: dropout of teachers of hard labels (this paper's MNIST toy); null: "
+        "as their recipe says",
+        at_least=0,
+        below=1,
+        aside=True,
+    )
 
 
 @dataclass

@@ -4,7 +4,7 @@ What is measured stays beside the run, in `<run>/measured/`, under a name made o
 and of the weights that it was asked of. Such a file may be deleted; it comes back.
 Also reads what others have measured, as a file of logits.
 Nothing trains here. torch and the data are needed for what is not there yet only.
-Shape letters: N examples, D features, K classes, V views.
+Shape letters: N examples, D features, K classes.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Views(NamedTuple):
 
     Attributes:
         split, split_seed, train_size: the student's `data.` keys, which choose its images.
-        flip: mirrored too.
+        flip: mirrored.
         step: of the snapshot after so many updates; None: of the final weights.
     """
 
@@ -119,10 +119,9 @@ class Views(NamedTuple):
 
 
 class Viewed(NamedTuple):
-    """logits_VNK: float32, of the images as they are and, where asked, mirrored; labels_N,
-    indices_N: as in `Measured`."""
+    """logits_NK, labels_N, indices_N: as in `Measured`."""
 
-    logits_VNK: np.ndarray
+    logits_NK: np.ndarray
     labels_N: np.ndarray
     indices_N: np.ndarray
 
@@ -478,14 +477,12 @@ class Network:
         which = draw_splits(self.dataset, data).train
         here = Images.on(self.device, images, labels, which)
         model = self.model(asked.step)
-        found: list[list[Tensor]] = [[] for _ in range(1 + asked.flip)]
+        logits: list[Tensor] = []
         with torch.no_grad(), evaluating(model):
             for part_BHWC in here.parts(BATCH):
-                for flipped, logits in enumerate(found):
-                    seen_BHWC = part_BHWC.flip(2) if flipped else part_BHWC
-                    logits.append(model(self.preprocess(seen_BHWC))[0])
-        logits_VNK = np.stack([_array(torch.cat(logits)) for logits in found])
-        return Viewed(logits_VNK, labels[which], which)
+                seen_BHWC = part_BHWC.flip(2) if asked.flip else part_BHWC
+                logits.append(model(self.preprocess(seen_BHWC))[0])
+        return Viewed(_array(torch.cat(logits)), labels[which], which)
 
     def draw(self, asked: Draws) -> Drawn:
         """The same images in every draw, each draw a pass of training's own batches over them."""

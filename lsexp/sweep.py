@@ -14,12 +14,20 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lsexp import compose, studies
-from lsexp.config import SweepConfig, TrainConfig, check, check_fields, walk
+from lsexp.config import (
+    DistillationConfig,
+    LossConfig,
+    SweepConfig,
+    TrainConfig,
+    check,
+    check_fields,
+    walk,
+)
 from lsexp.errors import UserError
 from lsexp.figures import FORMATS, write_figure, write_table
 from lsexp.measure import measure
@@ -155,6 +163,34 @@ class Asked:
     chosen: dict[str, str]
     base: TrainConfig
     runs: list[studies.Run]
+    teachers: compose.Chosen | None = None
+
+    def planned(self, command: list[str], *, remember: bool) -> list[Any]:
+        """A plan for each run; teachers come before their students."""
+        from lsexp.launch.plan import Planner
+        from lsexp.launch.teaching import Teaching
+
+        students = Planner(self.chosen, command, remember=remember)
+        teachers = Planner(self.teachers or self.chosen, command, remember=remember)
+        plans: list[Any] = []
+        teaching = {id(run.teacher) for run in self.runs}
+        for run in self.runs:
+            if run.teacher is None:
+                plans.append((teachers if id(run) in teaching else students)(run.config))
+                continue
+            taught = Teaching.planned(plans[self._place(run.teacher)])
+            assert isinstance(run.config.loss, DistillationConfig)
+            loss = replace(run.config.loss, teacher=taught.path.name)
+            plans.append(students(replace(run.config, loss=loss), taught))
+        return plans
+
+    def _place(self, run: studies.Run) -> int:
+        return next(i for i, one in enumerate(self.runs) if one is run)
+
+    def after(self, place: int) -> int | None:
+        """Place of the teacher of a run."""
+        teacher = self.runs[place].teacher
+        return None if teacher is None else self._place(teacher)
 
     def part(self, plans: Sequence[Any]) -> Part:
         named = [
@@ -177,10 +213,64 @@ def _ask(study: str, module: Any, words: list[str]) -> list[Asked]:
         raise UserError(f"{rows[0]}: a recipe is there twice")
     asked = []
     for typed in [[f"recipe={recipe}", *others] for recipe in recipes] or [others]:
-        found = compose.sweep_config(study, typed)
-        if found is not None:
-            asked.append(Asked(typed, *found, *_runs_of(study, module, found[0])))
+        own = [word for word in typed if not word.startswith(TEACHERS)]
+        found = compose.sweep_config(study, own)
+        if found is None:
+            continue
+        base = _base_of(study, module, found[0])
+        teachers, chosen = _teachers(study, module, typed, found, base)
+        runs = _runs_of(module, found[0], base, teachers)
+        asked.append(Asked(typed, *found, base, runs, chosen))
     return asked
+
+
+TEACHERS = "teacher."
+"""Before a key: it is one of the teachers' training."""
+
+
+def _teachers(
+    study: str,
+    module: Any,
+    words: list[str],
+    found: tuple[SweepConfig, compose.Chosen],
+    base: TrainConfig,
+) -> tuple[TrainConfig | None, compose.Chosen | None]:
+    """The config of a study's teachers: their own recipe, with the words about data, places and
+    devices that were typed for all, and those typed for them, `teacher.KEY=VALUE`."""
+    own = [word.removeprefix(TEACHERS) for word in words if word.startswith(TEACHERS)]
+    if not hasattr(module, "teachers"):
+        if own:
+            raise UserError(f"{TEACHERS}{own[0]}: {study} has no teachers")
+        return None, None
+    recipe = module.teachers(found[0].study, base)
+    if recipe is None and not own:
+        return _on_labels(base), found[1]
+    aside = {name for name, item, _ in walk(TrainConfig()) if item.metadata["aside"]}
+    shared = [
+        word
+        for word in words
+        if (name := word.partition("=")[0]) in aside | {"budget", "precision", "data"}
+        or name.startswith(("data.", "--", "-cd"))
+    ]
+    try:
+        [(config, chosen)] = compose.train_configs(
+            [f"recipe={recipe or found[1]['recipe']}", *shared, *own]
+        )
+    except UserError as error:
+        raise UserError(f"of the teachers: {error}") from error
+    # The same images, so that no teacher has seen what its students are chosen on.
+    typed = {word.partition("=")[0] for word in own}
+    same = {
+        name: getattr(base.data, name)
+        for name in ("split", "split_seed", "train_size")
+        if f"data.{name}" not in typed
+    }
+    config = replace(config, threads=config.threads or 1, data=replace(config.data, **same))
+    return _on_labels(config), chosen
+
+
+def _on_labels(config: TrainConfig) -> TrainConfig:
+    return replace(config, loss=LossConfig(spread=config.loss.spread, scale=config.loss.scale))
 
 
 def run_sweep(words: list[str]) -> int:
@@ -201,7 +291,6 @@ def run_sweep(words: list[str]) -> int:
     if not asked:
         return 0
 
-    from lsexp.launch.plan import Planner
     from lsexp.launch.pool import Pool
 
     command = ["lsexp", "sweep", *words]
@@ -211,18 +300,20 @@ def run_sweep(words: list[str]) -> int:
         pool = None
         if not dry_run and not _seems_done(study, typed, base):
             pool = stack.enter_context(Pool(workers, threads))  # imports while we plan
-        todo: list[tuple[studies.Run, Any]] = []
+        todo: list[tuple[studies.Run, Any, int | None]] = []
         errors: list[str] = []
         parts = []
         for row in asked:
-            planner = Planner(row.chosen, command, remember=not dry_run)
-            plans = [planner(run.config) for run in row.runs]
+            plans = row.planned(command, remember=not dry_run)
             if hasattr(module, "check"):
                 dataset = plans[0].dataset
                 names = dataset.arrays.classes
                 module.check(row.config.study, dataset.name, names, plans[0].config)
             left, failed = _tell_plan(study, row.runs, plans, workers, dry_run, base.retry_failed)
-            todo += [(row.runs[i], plans[i]) for i in left]
+            places = {i: len(todo) + number for number, i in enumerate(left)}
+            for i in left:
+                after = row.after(i)
+                todo.append((row.runs[i], plans[i], None if after is None else places.get(after)))
             errors += failed
             parts.append(row.part(plans))
             runs_dir = plans[0].folder.path.parent
@@ -283,12 +374,8 @@ def run_plot(words: list[str]) -> int:
     data_dir = asked[0].base.data_dir
     folder = runs_folder(asked[0].base.runs_dir)
     if selecting:
-        from lsexp.launch.plan import Planner
-
-        parts = []
-        for row in asked:
-            planner = Planner(row.chosen, ["lsexp", "plot", *words], remember=False)
-            parts.append(row.part([planner(run.config) for run in row.runs]))
+        command = ["lsexp", "plot", *words]
+        parts = [row.part(row.planned(command, remember=False)) for row in asked]
         manifest = Manifest(study, rest, parts)
     else:
         newest = _newest_with_runs(study, module, folder)
@@ -348,17 +435,27 @@ def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int
     return 0
 
 
-def _runs_of(study: str, module: Any, config: SweepConfig) -> tuple[TrainConfig, list[studies.Run]]:
+def _base_of(study: str, module: Any, config: SweepConfig) -> TrainConfig:
+    """What all runs of a sweep, or its students, share."""
     check_fields(config.study, f"lsexp sweep {study} --help")
     check_fields(config, f"lsexp sweep {study} --help")
     names = [item.name for item in fields(TrainConfig)]
     base = TrainConfig(**{name: getattr(config, name) for name in names})
     base.threads = base.threads or 1  # many runs at once, a core for each
+    if hasattr(module, "teachers") and isinstance(base.loss, DistillationConfig):
+        base.loss.teacher = "of the sweep"
     check(base)
-    runs = module.runs(config.study, base)
+    return base
+
+
+def _runs_of(
+    module: Any, config: SweepConfig, base: TrainConfig, teachers: TrainConfig | None
+) -> list[studies.Run]:
+    more = () if teachers is None else (teachers,)
+    runs: list[studies.Run] = module.runs(config.study, base, *more)
     for run in runs:
         check(run.config)
-    return base, runs
+    return runs
 
 
 def _workers(config: SweepConfig, base: TrainConfig, runs: int) -> tuple[int, int]:
@@ -417,20 +514,37 @@ def _tell_plan(
     if anew:
         counts += f" ({anew} of them begin again: interrupted without snapshots)"
     if todo:
-        steps = plans[0].config.train.steps
-        left = sum(1 - steps_done(plans[i]) / steps for i in todo)
-        seconds = seconds_of_training(plans[todo[0]]) * left / min(workers, len(todo))
+        seconds = sum(
+            seconds_of_training(kind[0])
+            * sum(1 - steps_done(plan) / plan.config.train.steps for plan in kind)
+            for kind in _kinds([plans[i] for i in todo])
+        ) / min(workers, len(todo))
         counts += f", about {duration(seconds)} with {plural(workers, 'worker')}, evaluation apart"
         if plans[0].snapshots:
             counts += ", then what is measured at snapshots"
-    lines = f"{describe_training(plans[0])}\nsweep    {study}, {counts}"
+    kinds = [describe_training(kind[0]) for kind in _kinds(plans)]
+    lines = "\n".join([*kinds, f"sweep    {study}, {counts}"])
     print(lines) if dry_run else say(lines)
     return todo, errors
 
 
+def _kinds(plans: Sequence[Any]) -> list[list[Any]]:
+    """Plans that differ in loss and seed only, together."""
+    found: list[list[Any]] = []
+    for plan in plans:
+        like = replace(plan.config, loss=LossConfig(), seed=0)
+        for kind in found:
+            if replace(kind[0].config, loss=LossConfig(), seed=0) == like:
+                kind.append(plan)
+                break
+        else:
+            found.append([plan])
+    return found
+
+
 def _train(
     pool: Any,
-    work: Sequence[tuple[studies.Run, Any]],
+    work: Sequence[tuple[studies.Run, Any, int | None]],
     command: list[str],
 ) -> tuple[list[str], str]:
     """Train in the pool; one line for each failure, and the signal that stopped it or ""."""
@@ -438,9 +552,12 @@ def _train(
     from lsexp.launch.pool import Task
     from lsexp.launch.progress import SweepView
 
-    tasks = [Task(plan.config, plan.chosen, command, _label(run.keys)) for run, plan in work]
-    steps = [plan.config.train.steps for _, plan in work]
-    done = [steps_done(plan) for _, plan in work]
+    tasks = [
+        Task(plan.config, plan.chosen, command, _label(run.keys), after=after)
+        for run, plan, after in work
+    ]
+    steps = [plan.config.train.steps for _, plan, _ in work]
+    done = [steps_done(plan) for _, plan, _ in work]
     with SweepView([task.label for task in tasks], steps, done) as view:
         outcomes, stopped = pool.train(tasks, view)
     errors = [
@@ -455,6 +572,7 @@ def _label(keys: dict[str, Any]) -> str:
     return " ".join(
         f"{name}={f'{value:.12g}' if isinstance(value, float) else value}"
         for name, value in keys.items()
+        if value is not None
     )
 
 
@@ -485,7 +603,8 @@ def _show(
 def _view(module: Any, study: Any) -> str:
     """What differs from the usual view, for the name of a folder: other views stand beside it."""
     usual, words = module.Config(), []
-    for name in [item.name for item in fields(usual) if item.name not in ("eps", "seeds")]:
+    numbers = ("list[float]", "list[int]")  # eps, seeds: how much is shown, not how
+    for name in [item.name for item in fields(usual) if str(item.type) not in numbers]:
         value = getattr(study, name)
         if value != getattr(usual, name):
             words.append(f"{name}={','.join(value) if isinstance(value, list) else value}")
@@ -577,8 +696,9 @@ def _analyzed(
         return None
     config = module.Config(**part.keys)
     asked = module.measurements(config, trained)
+    measured = getattr(module, "measured", lambda _: True)
     for one in trained:
-        if asked and one.finished:
+        if asked and one.finished and measured(one.keys):
             steps = {question.step for question in asked} - {None}
             lacking = [at for at in steps if not snapshot_path(one.entry.path, at).is_file()]
             if lacking:

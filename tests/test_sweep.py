@@ -205,6 +205,11 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path, capsys, monkeypatc
         ("eps seeds=-1", "seeds=-1: must be at least 0"),
         ("eps workers=0", "workers=0: must be at least 1 and at most 1024; `lsexp sweep eps"),
         ("eps epss=1", "epss=1: no such key"),
+        ("eps teacher.optim.lr=1", "teacher.optim.lr=1: eps has no teachers"),
+        ("distillation teacher.optim.lrr=1", "of the teachers: optim.lrr=1: no such key"),
+        ("distillation loss.temperature=2", "loss.temperature=2: distillation sets it; type temp"),
+        ("distillation temperatures=0", "temperatures=0.0: must be more than 0"),
+        ("distillation eps=0.1", "eps=0.1: must have 0, the hard teacher"),
         ("eps -m optim.lr=1,2", "-m: a sweep trains lists by itself"),
         ("eps figure.format=gif", "figure.format=gif: must be png or pdf or svg"),
         ("eps study.eps=[1]", "study.eps=[1]: no such key"),
@@ -422,6 +427,46 @@ def test_information_of_finished_runs_that_had_no_snapshots(tmp_path, capsys, mo
     assert main(["plot", "information"]) == 1
     said = capsys.readouterr().err
     assert "finished without 3 of its snapshots, left out; `lsexp sweep information" in said
+
+
+def test_students_learn_from_the_teachers_of_another_sweep(swept, capsys, monkeypatch):
+    cwd, _, _ = swept
+    words = [*ONE, "eps=0,0.1", "seeds=2", "temperatures=1,4", "teacher.model.widths=[128,128]"]
+    monkeypatch.chdir(cwd)
+    assert main(["sweep", "distillation", *words, "--dry-run"]) == 0
+    assert "14 runs: 4 finished, 10 to do" in capsys.readouterr().out.splitlines()[-1]
+    done = lsexp("sweep", "distillation", *words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    folder = cwd / "out/distillation/digits_distill-smoke-teacher.model.widths=_128,128_"
+    with (folder / "distillation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    places = {(row["role"], row["eps"], row["temperature"]) for row in rows}
+    assert places == {
+        *(("teacher", eps, "") for eps in ("0.0", "0.1")),
+        *(("baseline", eps, "") for eps in ("0.0", "0.1")),
+        *(("student", "0.0", "1.0"), ("student", "0.0", "4.0"), ("student", "0.1", "1.0")),
+    }
+    with (folder / "runs.csv").open() as file:
+        trained = list(csv.DictReader(file))
+    assert {row["status"] for row in trained} == {"finished"}
+    students = [row for row in trained if row["role"] == "student"]
+    teachers = {
+        (row["eps"], row["seed"]): row["run"] for row in trained if row["role"] == "teacher"
+    }
+    for row in students:
+        metrics = json.loads((cwd / "runs" / row["run"] / "metrics.json").read_text())
+        assert metrics["teacher"]["run"] == teachers[row["eps"], row["seed"]]
+        assert metrics["provenance"]["recipe"] == "digits_distill"
+    assert main(["plot", "distillation"]) == 0
+    assert capsys.readouterr().out == done.stdout
+
+
+def test_a_student_whose_teacher_fails_is_told_so(tmp_path):
+    words = [*ONE, "eps=0", "seeds=1", "temperatures=1", "teacher.optim.lr=1e30"]
+    done = lsexp("sweep", "distillation", *words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "its teacher failed (role=teacher eps=0 seed=0)" in done.stderr
+    assert "2 of 3 runs failed" in done.stderr
 
 
 def test_recipes_become_rows(swept):

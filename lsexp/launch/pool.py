@@ -39,13 +39,17 @@ AGAIN_SECONDS = 1.0
 
 @dataclass
 class Task:
-    """A run to train: what `plan` takes, and what it is called on the screen."""
+    """A run to train: what `plan` takes, and what it is called on the screen.
+
+    after: index of the task that trains its teacher; None: it has none, or one that is finished.
+    """
 
     config: TrainConfig
     chosen: dict[str, str]
     command: list[str]
     label: str
     deaths: int = 0
+    after: int | None = None
 
 
 @dataclass
@@ -159,20 +163,25 @@ class Pool:
                 elif not todo and not elsewhere and not busy:
                     return outcomes, ""
                 else:
-                    if not todo and elsewhere and time.monotonic() >= again:
-                        todo, elsewhere = elsewhere, deque()
-                        seen_elsewhere |= set(todo)
+                    _give_up(tasks, outcomes, todo, screen)
+                    ready = _ready(tasks, outcomes, todo)
+                    if not ready and elsewhere and time.monotonic() >= again:
+                        todo.extendleft(reversed(elsewhere))
+                        seen_elsewhere |= set(elsewhere)
+                        ready, elsewhere = _ready(tasks, outcomes, todo), deque()
                         again = time.monotonic() + AGAIN_SECONDS
                     for worker in self._workers:
-                        if worker.task is None and todo:
-                            number = todo.popleft()
+                        if worker.task is None and ready:
+                            number = ready.popleft()
+                            todo.remove(number)
                             # Who has nothing else to do waits there: only somebody who watches
                             # for long sees that another machine has given up.
-                            waiting = seen_elsewhere >= {number, *todo}
+                            waiting = seen_elsewhere >= {number, *ready}
                             if worker.give(number, tasks[number], wait=waiting):
                                 screen.start(number)
                             else:
                                 todo.appendleft(number)
+                                ready.appendleft(number)
                 self._listen(tasks, outcomes, todo, elsewhere, screen, stopping=bool(signals))
 
     def _listen(
@@ -249,6 +258,29 @@ class Pool:
                 f"`lsexp train` of this run alone may tell more"
             )
         screen.end(number, outcomes[number])
+
+
+def _ready(
+    tasks: Sequence[Task], outcomes: Sequence[Outcome | None], todo: deque[int]
+) -> deque[int]:
+    """Those of `todo` whose teacher is trained."""
+    afters = ((number, tasks[number].after) for number in todo)
+    return deque(n for n, after in afters if after is None or outcomes[after] is not None)
+
+
+def _give_up(
+    tasks: Sequence[Task], outcomes: list[Outcome | None], todo: deque[int], screen: Screen
+) -> None:
+    """Students whose teacher has failed."""
+    for number in list(todo):
+        after = tasks[number].after
+        if after is None:
+            continue
+        ended = outcomes[after]
+        if ended is not None and ended.error is not None:
+            todo.remove(number)
+            outcomes[number] = Outcome(error=f"its teacher failed ({tasks[after].label})")
+            screen.end(number, outcomes[number])
 
 
 @contextlib.contextmanager
@@ -331,7 +363,7 @@ def _work(connection: Connection, parent: int) -> None:
             task, waiting = connection.recv()
         except (EOFError, OSError):
             return
-        if planner is None or planner.command != task.command:
+        if planner is None or (planner.chosen, planner.command) != (task.chosen, task.command):
             planner = plan.Planner(task.chosen, task.command)
         try:
             metrics = local.execute(

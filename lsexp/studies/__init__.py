@@ -18,6 +18,8 @@ and, where it makes sense,
     check(study, data, classes, planned)  refuse what could not be drawn, before training
     drawn(eps)                   of the eps of another study's sweep, those that it draws
     analyze_file(study, path)    the same of anybody's logits; FILE: what the file holds
+    teachers(study, base)        name of the recipe of its teachers; `runs` gets their config too
+    measured(keys)               whether a run of these keys is to be measured, where not all are
 
 configs/study/<name>.yaml holds the defaults of its keys. Studies that share the function `runs`
 (that of eps) share its sweeps: what was trained for one is drawn by all.
@@ -49,10 +51,14 @@ Row = dict[str, Any]
 
 
 class Run(NamedTuple):
-    """A run that a study needs: its keys in the study's tables ({"eps": .1, "seed": 0})."""
+    """A run that a study needs: its keys in the study's tables ({"eps": .1, "seed": 0}).
+
+    teacher: of a student, another run of the same study.
+    """
 
     keys: Row
     config: TrainConfig
+    teacher: Run | None = None
 
 
 @dataclass

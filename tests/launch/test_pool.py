@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import deque
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from support import tiny_plan
 
 from lsexp.launch.local import execute
 from lsexp.launch.plan import Planner, plan
-from lsexp.launch.pool import _signals
+from lsexp.launch.pool import Outcome, Task, _give_up, _ready, _signals
 
 
 def test_a_run_has_its_own_number_of_threads_whatever_ran_before(tmp_path):
@@ -33,6 +34,31 @@ def test_a_planner_plans_as_plan_does(tmp_path):
         assert ours.identity == theirs.identity
         assert ours.folder.path == theirs.folder.path
         assert (ours.config, ours.targets) == (theirs.config, theirs.targets)
+
+
+class Silent:
+    def __init__(self):
+        self.ended = {}
+
+    def end(self, task, outcome):
+        self.ended[task] = outcome
+
+
+def test_a_student_waits_for_its_teacher_and_is_given_up_with_it(tmp_path):
+    config = tiny_plan(tmp_path).config
+    afters = [None, 0, None, 2, 1]
+    tasks = [Task(config, {}, [], f"run {i}", after=after) for i, after in enumerate(afters)]
+    outcomes, todo, screen = [None] * 5, deque([4, 3, 2, 1, 0]), Silent()
+    assert list(_ready(tasks, outcomes, todo)) == [2, 0]
+    outcomes[0] = Outcome(metrics={})
+    todo.remove(0)
+    assert list(_ready(tasks, outcomes, todo)) == [2, 1]
+    outcomes[2] = Outcome(error="no")
+    todo.remove(2)
+    _give_up(tasks, outcomes, todo, screen)
+    assert list(todo) == [4, 1]
+    assert outcomes[3].error == "its teacher failed (run 2)"
+    assert list(screen.ended) == [3]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -191,7 +191,7 @@ def test_a_snapshot_teaches_by_its_own_weights(taught):
     tables = [one.member(one.images("train")).teacher.logits_VNK for one in (plan, end)]
     assert (tables[0] - tables[1]).abs().max() > 0.1
     asked = Views("holdout", 0, None, False, 0)
-    np.testing.assert_array_equal(measure(taught, [asked])[asked].logits_VNK, tables[0].numpy())
+    np.testing.assert_array_equal(measure(taught, [asked])[asked].logits_NK, tables[0][0].numpy())
     execute(plan)
     missing = student(taught.parent, "loss.teacher_step=7")
     with pytest.raises(UserError, match=r"step-7\.safetensors: the run has no such snapshot"):

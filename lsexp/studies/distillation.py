@@ -1,0 +1,576 @@
+"""Figure 5 of the paper: what students learn from teachers, hard ones softened by a temperature and
+smoothed ones as they are.
+
+Much of it is disputed (Shen et al. 2021, Chandrasegaran et al. 2022), so that every protocol can be
+asked for: the keys of `loss=distillation` are those of the students. Student s learns from teacher
+s. Shape letters: S seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lsexp.analysis import collapse
+from lsexp.analysis.distillation import gamma, wrong_class_agreement
+from lsexp.analysis.statistics import Interval, over_seeds, paired
+from lsexp.config import DistillationConfig, LossConfig, MLPConfig, TrainConfig, key
+from lsexp.errors import UserError
+from lsexp.figures import COLORS, grid, plain, styled
+from lsexp.measure import Measurement, Question, Views
+from lsexp.published import REPRODUCTION_STUDENTS, TOY_ERRORS
+from lsexp.studies import (
+    ONE_SEED,
+    Claim,
+    Finding,
+    Result,
+    Row,
+    Run,
+    Trained,
+    decide,
+    interval_row,
+    mean_cell,
+    run_row,
+    title_of,
+    untested,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HELP = "Figure 5: students of hard and of smoothed teachers"
+OWNED = {
+    "loss.eps": "eps=0,0.15",
+    "loss.temperature": "temperatures=1,4",
+    "loss.teacher": "teacher.recipe=, or `lsexp train` for one student",
+    "loss.teacher_step": "a teacher's end; `lsexp train` takes its snapshots",
+    "seed": "seeds=5, or seeds=0,3,7",
+}
+VIEW = ()
+SCATTER_IMAGES = 100
+"""Training images of each class by which teachers' clusters are measured."""
+TEACHER, BASELINE, STUDENT = "teacher", "baseline", "student"
+
+
+@dataclass
+class Config:
+    eps: list[float] = key(
+        [0.0, 0.15, 0.3, 0.45, 0.6, 0.75],
+        "smoothing of teachers, and of baseline students; with 0, as a list",
+        at_least=0,
+        below=1,
+    )
+    temperatures: list[float] = key(
+        [1.0, 2.0, 3.0, 4.0, 8.0, 12.0, 16.0],
+        "of the hard teacher's probabilities, as a list",
+        more_than=0,
+    )
+    seeds: list[int] = key(
+        [0, 1, 2], "how many seeds, or which, as a list", at_least=0, below=2**31
+    )
+    grid: str = key(
+        "figure",
+        "figure: smoothed teachers teach at temperature 1; full: every teacher at every "
+        "temperature, on which the literature disagrees",
+        choices=("figure", "full"),
+    )
+
+
+DISPUTED = "Shen et al. 2021 (2104.00676); Chandrasegaran et al. 2022 (2206.14532)"
+HARD_HELPS = Claim(
+    "hard-teachers-help",
+    "students of hard teachers are better than without a teacher",
+    "Figure 5",
+    "test accuracy at the temperature that is best on val, minus that of baseline students on hard "
+    "labels, paired by seed",
+    "above",
+    factor=100,
+    unit="points",
+)
+SMOOTHED_AGAINST_BASELINE = Claim(
+    "smoothed-teachers-do-not-help",
+    "students of smoothed teachers are no better than students on smoothed labels",
+    "Figure 5",
+    "test accuracy at temperature 1 minus that of baseline students of the same eps, mean over eps "
+    "above 0, paired by seed",
+    "below",
+    factor=100,
+    unit="points",
+    disputed_by=DISPUTED,
+)
+SMOOTHED_AGAINST_HARD = Claim(
+    "smoothed-teachers-teach-worse",
+    "students of smoothed teachers are worse than students of hard ones",
+    "Figure 5",
+    "test accuracy at temperature 1, mean over eps above 0, minus that of students of the hard "
+    "teacher at the temperature that is best on val, paired by seed",
+    "below",
+    factor=100,
+    unit="points",
+    disputed_by=DISPUTED,
+)
+CLAIMS = (HARD_HELPS, SMOOTHED_AGAINST_BASELINE, SMOOTHED_AGAINST_HARD)
+"""Declared before any run."""
+
+
+def teachers(_study: Config, base: TrainConfig) -> str | None:
+    """The recipe of the teachers; None: that of the students."""
+    return base.loss.teachers if isinstance(base.loss, DistillationConfig) else None
+
+
+def runs(study: Config, base: TrainConfig, taught: TrainConfig) -> list[Run]:
+    """Teachers, baseline students and students, seed by seed; a teacher before its students.
+
+    Args:
+        base: of the students; taught: of the teachers.
+
+    Raises:
+        UserError: a list that is empty or has something twice, or no eps 0.
+    """
+    lists: dict[str, list[Any]] = {
+        "eps": study.eps,
+        "temperatures": study.temperatures,
+        "seeds": study.seeds,
+    }
+    for name, values in lists.items():
+        if not values:
+            raise UserError(f"{name}=[]: must hold at least one")
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise UserError(f"{name}={','.join(map(str, values))}: {twice[0]:g} is there twice")
+    if 0 not in study.eps:
+        raise UserError(
+            f"eps={','.join(f'{value:g}' for value in study.eps)}: must have 0, the hard teacher"
+        )
+    own = base.loss
+    protocol = own if isinstance(own, DistillationConfig) else DistillationConfig(scale=own.scale)
+    if not isinstance(own, DistillationConfig):
+        protocol.teacher = "of the sweep"
+    labels = LossConfig(spread=own.spread, scale=own.scale)
+    temperatures = [1.0] if protocol.match == "logits" else study.temperatures
+    found = []
+    for seed in study.seeds:
+        for eps in study.eps:
+            config = replace(taught, loss=replace(taught.loss, eps=eps), seed=seed)
+            dropout = protocol.teachers_dropout
+            if dropout is not None and eps == 0:
+                if not isinstance(config.model, MLPConfig):
+                    raise UserError("loss.teachers_dropout: goes with teachers that are MLPs")
+                config = replace(config, model=replace(config.model, dropout=dropout))
+            teacher = Run(_keys(TEACHER, eps, None, seed), config)
+            found.append(teacher)
+            smoothed = replace(base, loss=replace(labels, eps=eps), seed=seed)
+            found.append(Run(_keys(BASELINE, eps, None, seed), smoothed))
+            for temperature in temperatures if eps == 0 or study.grid == "full" else [1.0]:
+                loss = replace(protocol, temperature=temperature)
+                if temperature == 1:  # where it does nothing, it is one experiment
+                    loss = replace(loss, t_squared=False, student_temperature="1")
+                keys = _keys(STUDENT, eps, temperature, seed)
+                found.append(Run(keys, replace(base, loss=loss, seed=seed), teacher))
+    return found
+
+
+def _keys(role: str, eps: float, temperature: float | None, seed: int) -> Row:
+    return {"role": role, "eps": eps, "temperature": temperature, "seed": seed}
+
+
+def measured(keys: Row) -> bool:
+    """Whether a run of these keys is measured: teachers are."""
+    return bool(keys["role"] == TEACHER)
+
+
+def measurements(_study: Config, trained: Sequence[Trained]) -> list[Question]:
+    """What teachers say of the students' images, and how far their clusters scatter."""
+    return [_views(trained), Measurement("train", None, SCATTER_IMAGES)]
+
+
+def _views(trained: Sequence[Trained]) -> Views:
+    student = next(one for one in trained if one.finished and one.keys["role"] != TEACHER)
+    config = student.entry.config
+    names = ("data.split", "data.split_seed", "data.train_size")
+    split, seed, size = (config[name] for name in names)
+    return Views(split, seed, size, flip=False)
+
+
+@dataclass
+class Point:
+    """Runs of one place in the figure, by seed.
+
+    Attributes:
+        gamma_S: effective smoothing of what the students saw, NaN where that is not measured.
+        scores: (split, metric) to [S].
+    """
+
+    role: str
+    eps: float
+    temperature: float | None
+    seeds: list[int]
+    gamma_S: np.ndarray
+    scores: dict[tuple[str, str], np.ndarray]
+
+    def value(self, split: str, metric: str = "accuracy") -> float:
+        return float(self.scores[split, metric].mean())
+
+    def of(self, seeds: Sequence[int]) -> np.ndarray:
+        """Test accuracy of these seeds."""
+        return self.scores["test", "accuracy"][[self.seeds.index(seed) for seed in seeds]]
+
+
+METRICS = ("accuracy", "nll", "ece")
+
+
+def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
+    """The four curves, why they are so, and what they say of the claims."""
+    done = [one for one in trained if one.finished]
+    points = list(_points(trained))
+    chosen = _best(points)
+    students = [one for one in done if one.keys["role"] != TEACHER]
+    tables: dict[str, list[Row]] = {
+        "distillation": [row for point in points for row in _point_rows(point)],
+        "teachers": list(_teacher_rows(trained)),
+        "runs": [run_row(one) for one in trained],
+    }
+    if study.grid == "full":
+        tables["grid"] = list(_grid_rows(points))
+    toy = list(_toy_rows(recipe, points))
+    if toy:
+        tables["toy"] = toy
+    return Result(
+        recipe,
+        {name: rows for name, rows in tables.items() if rows},
+        _findings(students, points, chosen),
+        summary=_summary(trained, points, chosen),
+        notes=_notes(study, students, toy),
+        title=title_of(recipe, students),
+    )
+
+
+def _points(trained: Sequence[Trained]) -> Iterator[Point]:
+    """Places of which a run is finished, in the order of the figure."""
+    views = _views(trained)
+    said = {
+        (one.keys["eps"], one.keys["seed"]): one.measured[views]
+        for one in trained
+        if one.finished and one.keys["role"] == TEACHER
+    }
+    places = {
+        (one.keys["role"], one.keys["eps"], one.keys["temperature"] or 0.0): None for one in trained
+    }
+    order = {role: number for number, role in enumerate((TEACHER, BASELINE, STUDENT))}
+    for role, eps, temperature in sorted(places, key=lambda place: (order[place[0]], *place[1:])):
+        here = [
+            one
+            for one in trained
+            if one.finished
+            and (one.keys["role"], one.keys["eps"]) == (role, eps)
+            and (one.keys["temperature"] or 0.0) == temperature
+        ]
+        if not here:
+            continue
+        gammas = []
+        for one in here:
+            answer = said.get((eps, one.keys["seed"]))
+            if role == BASELINE:
+                gammas.append(float(one.entry.metrics["targets"]["eps_uniform"]))
+            elif answer is None:  # it was removed since
+                gammas.append(float("nan"))
+            else:
+                gammas.append(gamma(answer.logits_NK, answer.labels_N, temperature or 1.0))
+        scores = {
+            (split, metric): np.array([one.entry.metrics[split][metric] for one in here])
+            for split in ("val", "test")
+            if all(one.entry.metrics[split] for one in here)
+            for metric in METRICS
+        }
+        seeds = [one.keys["seed"] for one in here]
+        yield Point(role, eps, temperature or None, seeds, np.array(gammas), scores)
+
+
+def _best(points: Sequence[Point]) -> Point | None:
+    """Students of the hard teacher at the temperature that is best on val, the lowest of equals;
+    at the only one there is; None where nothing chooses."""
+    hard = [one for one in points if one.role == STUDENT and one.eps == 0]
+    if len(hard) == 1:
+        return hard[0]
+    if not hard or any(("val", "accuracy") not in one.scores for one in hard):
+        return None
+    return max(hard, key=lambda one: one.value("val"))
+
+
+def _point_rows(point: Point) -> Iterator[Row]:
+    keys = {"role": point.role, "eps": point.eps, "temperature": point.temperature}
+    known = point.gamma_S[np.isfinite(point.gamma_S)]
+    keys["gamma"] = float(known.mean()) if known.size else None
+    for (split, metric), values_S in point.scores.items():
+        ends = {"min": float(values_S.min()), "max": float(values_S.max())}
+        yield {
+            **keys,
+            "split": split,
+            "metric": metric,
+            **interval_row(over_seeds(values_S)),
+            **ends,
+        }
+
+
+def _teacher_rows(trained: Sequence[Trained]) -> Iterator[Row]:
+    """What makes a teacher, by eps and seed."""
+    views = _views(trained)
+    done = [one for one in trained if one.finished and one.keys["role"] == TEACHER]
+    hard = {one.keys["seed"]: one for one in done if one.keys["eps"] == 0}
+    for one in done:
+        said, clusters = (
+            one.measured[views],
+            one.measured[Measurement("train", None, SCATTER_IMAGES)],
+        )
+        other = hard.get(one.keys["seed"])
+        agreement = None
+        if other is not None and said.logits_NK.shape[1] > 2:
+            agreement = wrong_class_agreement(
+                said.logits_NK, other.measured[views].logits_NK, said.labels_N
+            )
+        try:
+            scatter: float | None = collapse.nc1(clusters.features_ND, clusters.labels_N)
+        except collapse.Degenerate:
+            scatter = None
+        test = one.entry.metrics["test"]
+        yield {
+            "eps": one.keys["eps"],
+            "seed": one.keys["seed"],
+            "test_accuracy": test["accuracy"],
+            "test_ece": test["ece"],
+            "train_accuracy": one.entry.metrics["train"]["accuracy"],
+            "gamma": gamma(said.logits_NK, said.labels_N),
+            "nc1": scatter,
+            "wrong_class_agreement": agreement,
+        }
+
+
+def _grid_rows(points: Sequence[Point]) -> Iterator[Row]:
+    """Students of smoothed teachers minus those of hard ones, at the same temperature."""
+    students = [one for one in points if one.role == STUDENT]
+    hard = {one.temperature: one for one in students if one.eps == 0}
+    for one in students:
+        other = hard.get(one.temperature)
+        if one.eps > 0 and other is not None:
+            found = _paired(one, other)
+            if found is not None:
+                keys = {"eps": one.eps, "temperature": one.temperature}
+                yield {**keys, "metric": "test accuracy minus eps 0", **interval_row(found)}
+
+
+def _paired(one: Point, other: Point) -> Interval | None:
+    seeds = sorted(set(one.seeds) & set(other.seeds))
+    return paired(one.of(seeds), other.of(seeds)).difference if seeds else None
+
+
+def _toy_rows(recipe: str, points: Sequence[Point]) -> Iterator[Row]:
+    """Errors of the paper's MNIST toy beside ours, in percent."""
+    for role, eps, paper in TOY_ERRORS.get(recipe, ()):
+        here = [one for one in points if (one.role, one.eps) == (role, eps)]
+        if here:
+            errors_S = 100 * (1 - here[0].scores["test", "accuracy"])
+            row = {"role": role, "teacher_eps": eps, "metric": "test error, percent"}
+            yield {**row, **interval_row(over_seeds(errors_S)), "paper": paper.value}
+
+
+def _findings(
+    students: Sequence[Trained], points: Sequence[Point], best: Point | None
+) -> list[Finding]:
+    data = str(students[0].entry.config["data.name"])
+    of = {(one.role, one.eps, one.temperature): one for one in points}
+    hard_labels = of.get((BASELINE, 0.0, None))
+    smoothed = [one for one in points if (one.role, one.temperature) == (STUDENT, 1.0) and one.eps]
+    none_best = "no temperature can be chosen without val images"
+    found: dict[Claim, Interval | str] = {}
+    if best is None or hard_labels is None:
+        found[HARD_HELPS] = none_best if best is None else "needs baseline students at eps 0"
+    else:
+        found[HARD_HELPS] = _mean_paired([(best, hard_labels)])
+    pairs = [(one, of.get((BASELINE, one.eps, None))) for one in smoothed]
+    whole = [(one, other) for one, other in pairs if other is not None]
+    found[SMOOTHED_AGAINST_BASELINE] = _mean_paired(whole)
+    found[SMOOTHED_AGAINST_HARD] = (
+        none_best if best is None else _mean_paired([(one, best) for one in smoothed])
+    )
+    return [
+        untested(claim, None, one) if isinstance(one, str) else decide(claim, one, None, data)
+        for claim, one in found.items()
+    ]
+
+
+def _mean_paired(pairs: Sequence[tuple[Point, Point]]) -> Interval | str:
+    """Mean over pairs of their differences, paired by seed."""
+    if not pairs:
+        return "needs students of smoothed teachers at temperature 1"
+    seeds = sorted(set.intersection(*(set(part.seeds) for pair in pairs for part in pair)))
+    if not seeds:
+        return "needs the same seeds everywhere"
+    ours_S, theirs_S = (np.mean([pair[k].of(seeds) for pair in pairs], axis=0) for k in (0, 1))
+    return paired(ours_S, theirs_S).difference
+
+
+def _summary(
+    trained: Sequence[Trained], points: Sequence[Point], best: Point | None
+) -> list[list[str]]:
+    header = ["", "eps", "T", "seeds", "gamma", "test accuracy %", "val %", "NLL", "ECE"]
+    rows = [header]
+    names = {TEACHER: "teacher", BASELINE: "no teacher", STUDENT: "student"}
+    for one in points:
+        known = [value for value in one.gamma_S if np.isfinite(value)]
+        rows.append(
+            [
+                names[one.role] + (" (best T)" if one is best else ""),
+                f"{one.eps:.12g}",
+                "" if one.temperature is None else f"{one.temperature:.12g}",
+                f"{len(one.seeds)}{_failed(trained, one)}",
+                mean_cell(known, 3),
+                mean_cell((100 * one.scores["test", "accuracy"]).tolist(), 2),
+                *([f"{100 * one.value('val'):.2f}"] if ("val", "accuracy") in one.scores else [""]),
+                f"{one.value('test', 'nll'):.4f}",
+                f"{one.value('test', 'ece'):.4f}",
+            ]
+        )
+    return rows
+
+
+def _failed(trained: Sequence[Trained], point: Point) -> str:
+    place = (point.role, point.eps, point.temperature)
+    names = ("role", "eps", "temperature")
+    count = sum(
+        one.entry.status == "failed" and tuple(one.keys[name] for name in names) == place
+        for one in trained
+    )
+    return f" ({count} failed)" if count else ""
+
+
+def _notes(study: Config, students: Sequence[Trained], toy: Sequence[Row]) -> list[str]:
+    lines = [
+        "+- half of the 95 % interval over seeds; student s learns from teacher s, so that those "
+        "of one teacher share its luck",
+        "gamma: effective smoothing of a teacher at its temperature, over the students' training "
+        "images; of students without a teacher, that of their labels",
+    ]
+    for row in toy:
+        half = "" if row["low"] is None else f" +- {(row['high'] - row['low']) / 2:.2f}"
+        lines.append(
+            f"MNIST toy, {row['role']}, teacher's eps {row['teacher_eps']:g}: test error "
+            f"{row['value']:.2f}{half} %, paper {row['paper']:.2f} %"
+        )
+    return [*lines, ONE_SEED] if len(study.seeds) < 2 else lines
+
+
+CURVES = (
+    (TEACHER, "teachers", COLORS[0], "-"),
+    (BASELINE, "students without a teacher", COLORS[5], "-"),
+    ("hard", "students of hard teachers, T beside", COLORS[1], "--"),
+    ("smoothed", "students of smoothed teachers, T 1", COLORS[0], "--"),
+)
+
+
+@styled
+def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
+    """Accuracy against gamma: teachers above, students below; with grid=full, the grid too."""
+    figure, axes_RC = grid(2, len(results), width=5.2, height=2.4, heights=[0.7, 1.4])
+    for column, result in enumerate(results):
+        above, below = axes_RC[0][column], axes_RC[1][column]
+        rows = [
+            row
+            for row in result.tables["distillation"]
+            if (row["split"], row["metric"]) == ("test", "accuracy") and row["gamma"] is not None
+        ]
+        for name, label, color, line in CURVES:
+            _draw_curve(above if name == TEACHER else below, rows, name, label, color, line)
+        for gamma_at, accuracy in REPRODUCTION_STUDENTS.get(result.recipe, ()):
+            below.plot(gamma_at, 100 * accuracy, "x", color="0.6", markersize=5)
+        above.set_title(plain(result.title), loc="left", fontsize=8)
+        for axis in (above, below):
+            axis.set_ylabel("test accuracy (%)")
+            axis.set_xlim(left=0)
+        below.set_xlabel("gamma, the effective smoothing of what was learnt from")
+        above.legend(fontsize=7)
+        below.legend(fontsize=7)
+    figures = {"distillation": figure}
+    if study.grid == "full":
+        figures["grid"] = _draw_grid(results)
+    return figures
+
+
+def _draw_curve(
+    axis: Any, rows: Sequence[Row], name: str, label: str, color: str, line: str
+) -> None:
+    """Means with bars from the lowest to the highest seed, as the paper draws them."""
+    if name in (TEACHER, BASELINE):
+        here = [row for row in rows if row["role"] == name]
+        here = [{**row, "gamma": row["eps"]} for row in here] if name == TEACHER else here
+    else:
+        students = [row for row in rows if row["role"] == STUDENT]
+        here = [row for row in students if (row["eps"] == 0) == (name == "hard")]
+        here = [row for row in here if name == "hard" or row["temperature"] == 1]
+    here = sorted(here, key=lambda row: row["gamma"])
+    if not here:
+        return
+    x = [row["gamma"] for row in here]
+    y, low, high = (np.array([100 * row[end] for row in here]) for end in ("value", "min", "max"))
+    count = f"{label} (n = {min(row['n'] for row in here)})"
+    axis.errorbar(
+        x, y, [y - low, high - y], color=color, linestyle=line, marker="o", markersize=3,
+        capsize=2, linewidth=1.2, label=count,
+    )  # fmt: skip
+    for row, place, height in zip(here, x, y, strict=True):
+        text = f"{row['temperature']:g}" if name == "hard" else f"{row['eps']:g}"
+        axis.annotate(
+            text,
+            (place, height),
+            xytext=(3, 4),
+            textcoords="offset points",
+            fontsize=6,
+            color=color,
+        )
+
+
+def _draw_grid(results: Sequence[Result]) -> Figure:
+    """Students' accuracy over teacher's eps and temperature; and less that of the hard teacher."""
+    figure, axes_RC = grid(len(results), 2, width=4.6, height=3.4)
+    for axes, result in zip(axes_RC, results, strict=True):
+        rows = [
+            row
+            for row in result.tables["distillation"]
+            if (row["role"], row["split"], row["metric"]) == (STUDENT, "test", "accuracy")
+        ]
+        eps = sorted({row["eps"] for row in rows})
+        temperatures = sorted({row["temperature"] for row in rows})
+        cells = np.full((len(eps), len(temperatures)), np.nan)
+        for row in rows:
+            place = eps.index(row["eps"]), temperatures.index(row["temperature"])
+            cells[place] = 100 * row["value"]
+        away = cells - cells[0] if eps[0] == 0 else np.full_like(cells, np.nan)
+        furthest = np.nanmax(np.abs(away)) if np.isfinite(away).any() else 1.0
+        for axis, values, title, look in (
+            (axes[0], cells, "test accuracy of students (%)", {"cmap": "cividis"}),
+            (
+                axes[1],
+                away,
+                "less that of the hard teacher's (points)",
+                {"cmap": "PuOr", "vmin": -furthest, "vmax": furthest},
+            ),
+        ):
+            shown = axis.imshow(values, aspect="auto", origin="lower", **look)
+            figure.colorbar(shown, ax=axis)
+            axis.set_xticks(range(len(temperatures)), [f"{value:g}" for value in temperatures])
+            axis.set_yticks(range(len(eps)), [f"{value:g}" for value in eps])
+            axis.set_xlabel("temperature of the teacher")
+            axis.set_ylabel("eps of the teacher")
+            axis.set_title(title, fontsize=8)
+            axis.grid(visible=False)
+            for (i, k), value in np.ndenumerate(values):
+                if np.isfinite(value):
+                    box = {"facecolor": "white", "alpha": 0.6, "pad": 0.6, "lw": 0}
+                    text = f"{value:.1f}"
+                    axis.text(k, i, text, ha="center", va="center", fontsize=6, bbox=box)
+        axes[0].annotate(
+            plain(result.title), (0, 1.12), xycoords="axes fraction", fontsize=8, ha="left"
+        )
+    return figure

@@ -1,0 +1,259 @@
+"""The study of distillation on made-up results: runs, curves, claims, figures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsexp.config import (
+    AlexNetConfig,
+    DistillationConfig,
+    LossConfig,
+    MLPConfig,
+    TrainConfig,
+)
+from lsexp.errors import UserError
+from lsexp.measure import Measured, Measurement, Viewed
+from lsexp.runs.catalog import Entry
+from lsexp.studies import Trained, distillation
+from lsexp.studies.distillation import Config
+
+EPS, TEMPERATURES = [0.0, 0.1, 0.2], [1.0, 4.0]
+STUDY = Config(eps=EPS, temperatures=TEMPERATURES, seeds=[0, 1, 2])
+
+
+def asked(study, **keys):
+    loss = DistillationConfig(teacher="of the sweep", scale=3, **keys)
+    base = TrainConfig(model=MLPConfig(widths=[8]), loss=loss)
+    return distillation.runs(study, base, TrainConfig(model=MLPConfig()))
+
+
+def test_teachers_come_before_their_students_who_have_their_seed():
+    runs = asked(STUDY)
+    assert len(runs) == 3 * (3 + 3 + 2 + 2)
+    for place, run in enumerate(runs):
+        if run.keys["role"] != "student":
+            assert run.teacher is None
+            assert type(run.config.loss) is LossConfig
+            assert run.config.loss.eps == run.keys["eps"]
+            continue
+        before = runs[:place]
+        assert any(run.teacher is one for one in before)
+        assert run.teacher.keys["role"] == "teacher"
+        assert run.teacher.keys["eps"] == run.keys["eps"]
+        assert run.teacher.config.seed == run.config.seed == run.keys["seed"]
+        assert run.config.loss.temperature == run.keys["temperature"]
+        assert (run.config.loss.scale, run.config.loss.eps) == (3, 0)
+    places = [(run.keys["eps"], run.keys["temperature"]) for run in runs if run.teacher][:4]
+    assert places == [(0, 1), (0, 4), (0.1, 1), (0.2, 1)]
+
+
+def test_baseline_students_have_the_students_network_and_the_teachers_their_own():
+    widths = {run.keys["role"]: run.config.model.widths for run in asked(STUDY)}
+    assert widths == {"teacher": [1200, 1200], "baseline": [8], "student": [8]}
+
+
+def test_the_full_grid_has_every_teacher_at_every_temperature():
+    full = Config(eps=EPS, temperatures=TEMPERATURES, seeds=[0], grid="full")
+    places = {(run.keys["eps"], run.keys["temperature"]) for run in asked(full) if run.teacher}
+    assert places == {(eps, t) for eps in EPS for t in TEMPERATURES}
+
+
+def test_matching_logits_has_no_temperatures():
+    places = [run.keys["temperature"] for run in asked(STUDY, match="logits") if run.teacher]
+    assert set(places) == {1.0}
+
+
+def test_what_does_nothing_at_temperature_1_is_left_out_there():
+    runs = [run for run in asked(STUDY, student_temperature="tied", t_squared=True) if run.teacher]
+    for run in runs:
+        hot = run.keys["temperature"] != 1
+        assert run.config.loss.t_squared is hot
+        assert run.config.loss.student_temperature == ("tied" if hot else "1")
+
+
+def test_hard_teachers_may_have_dropout():
+    runs = asked(STUDY, match="logits", teachers_dropout=0.5)
+    dropout = {
+        run.keys["eps"]: run.config.model.dropout for run in runs if run.keys["role"] == "teacher"
+    }
+    assert dropout == {0.0: 0.5, 0.1: 0.0, 0.2: 0.0}
+    loss = DistillationConfig(teacher="x", teachers_dropout=0.5)
+    base = TrainConfig(model=MLPConfig(), loss=loss)
+    with pytest.raises(UserError, match="goes with teachers that are MLPs"):
+        distillation.runs(STUDY, base, TrainConfig(model=AlexNetConfig()))
+
+
+def test_without_distillation_in_the_recipe_the_protocol_is_the_papers():
+    base = TrainConfig(model=MLPConfig(), loss=LossConfig(scale=3))
+    assert distillation.teachers(STUDY, base) is None
+    [student, *_] = [run for run in distillation.runs(STUDY, base, base) if run.teacher]
+    expected = DistillationConfig(teacher="of the sweep", scale=3)
+    assert student.config.loss == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"eps": [0.1]}, r"eps=0\.1: must have 0, the hard teacher"),
+        ({"eps": []}, r"eps=\[\]: must hold at least one"),
+        ({"temperatures": [1.0, 1.0]}, r"temperatures=1\.0,1\.0: 1 is there twice"),
+        ({"seeds": []}, r"seeds=\[\]: must hold"),
+    ],
+)
+def test_lists_that_make_no_figure(keys, message):
+    with pytest.raises(UserError, match=message):
+        asked(Config(**keys))
+
+
+RIGHT = np.eye(4)[np.arange(40) % 4]
+
+
+def said(eps, seed):
+    """What a teacher says: as soft as its smoothing, wrong classes less alike the more it is."""
+    rng = np.random.default_rng(seed)
+    likeness = np.random.default_rng(9).normal(size=(40, 4))
+    logits = 20 * (1 - eps) * RIGHT + (1 - eps) * likeness + eps * rng.normal(size=(40, 4))
+    labels = np.arange(40) % 4
+    views = Viewed(logits.astype(np.float32), labels, np.arange(40))
+    features = (RIGHT + 0.1 * rng.normal(size=(40, 4))).astype(np.float32)
+    nothing = np.zeros(4, np.float32)
+    clusters = Measured(views.logits_NK, features, labels, np.arange(40), RIGHT[:4], nothing)
+    asked = distillation.Views("holdout", 0, None, flip=False)
+    return {asked: views, Measurement("train", None, 100): clusters}
+
+
+def trained(run, accuracy, val=None):
+    entry = Entry(Path("run"), "finished")
+    entry.config = {
+        "data.name": "cifar10",
+        "budget": "cpu",
+        "data.split": "holdout",
+        "data.split_seed": 0,
+        "data.train_size": None,
+    }
+    scores = {"nll": 0.5, "ece": 0.1, "brier": 0.2}
+    entry.metrics = {
+        "test": {"accuracy": accuracy, **scores},
+        "val": {"accuracy": accuracy if val is None else val, **scores},
+        "train": {"accuracy": 1.0, "images": 40},
+        "targets": {"eps_uniform": run.keys["eps"]},
+    }
+    measured = said(run.keys["eps"], run.keys["seed"]) if run.keys["role"] == "teacher" else {}
+    return Trained(run.keys, entry, measured)
+
+
+def accuracy_of(keys, *, hard=0.05, smoothed=-0.02):
+    base = 0.8 + 0.001 * keys["seed"]
+    if keys["role"] == "teacher":
+        return base + 0.1
+    if keys["role"] == "baseline":
+        return base + 0.003 * ((keys["seed"] * 7 + int(10 * keys["eps"])) % 3)
+    if keys["eps"] == 0:
+        return base + (hard if keys["temperature"] == 4 else 0.01)
+    return base + smoothed + 0.002 * ((keys["seed"] * 5) % 3)
+
+
+def networks(study=STUDY, **keys):
+    return [trained(run, accuracy_of(run.keys, **keys)) for run in asked(study)]
+
+
+def test_the_claims_as_the_paper_has_them():
+    result = distillation.analyze(STUDY, networks(), "mine")
+    assert [found.verdict for found in result.findings] == ["supported"] * 3
+    helps, baseline, against = result.findings
+    assert helps.claim.disputed_by == ""
+    assert "Chandrasegaran" in baseline.claim.disputed_by
+    assert "Shen" in against.claim.disputed_by
+    best = next(line for line in result.summary if line[0] == "student (best T)")
+    assert best[1:3] == ["0", "4"]
+
+
+def test_the_claims_as_others_have_them():
+    result = distillation.analyze(STUDY, networks(hard=-0.03, smoothed=0.04), "mine")
+    assert [found.verdict for found in result.findings[1:]] == ["contradicted"] * 2
+
+
+def test_the_temperature_is_chosen_on_val_and_told_on_test():
+    """On test, temperature 4 is better; on val, 1 is."""
+    runs = asked(STUDY)
+    found = [
+        trained(run, accuracy_of(run.keys), val=0.9 - 0.1 * (run.keys["temperature"] == 4))
+        for run in runs
+    ]
+    result = distillation.analyze(STUDY, found, "mine")
+    assert next(line for line in result.summary if line[0] == "student (best T)")[2] == "1"
+    assert result.findings[0].value == pytest.approx(
+        np.mean([0.01 - 0.003 * ((7 * seed) % 3) for seed in range(3)])
+    )
+
+
+def test_gamma_is_that_of_what_was_learnt_from():
+    result = distillation.analyze(STUDY, networks(), "mine")
+    rows = {
+        (row["role"], row["eps"], row["temperature"]): row["gamma"]
+        for row in result.tables["distillation"]
+    }
+    assert rows["baseline", 0.2, None] == pytest.approx(0.2)
+    assert rows["student", 0.1, 1.0] == rows["teacher", 0.1, None]
+    assert rows["student", 0.0, 4.0] > rows["student", 0.0, 1.0]
+
+
+def test_why_is_told_for_each_teacher():
+    rows = distillation.analyze(STUDY, networks(), "mine").tables["teachers"]
+    assert [(row["eps"], row["seed"]) for row in rows][:4] == [(0, 0), (0.1, 0), (0.2, 0), (0, 1)]
+    hard, first, second = rows[:3]
+    assert hard["wrong_class_agreement"] == 1
+    assert 1 > first["wrong_class_agreement"] > second["wrong_class_agreement"]
+    assert hard["nc1"] > 0
+
+
+def test_a_full_grid_has_differences_and_a_second_figure():
+    full = Config(eps=EPS, temperatures=TEMPERATURES, seeds=[0, 1, 2], grid="full")
+    result = distillation.analyze(full, networks(full), "mine")
+    rows = {(row["eps"], row["temperature"]): row["value"] for row in result.tables["grid"]}
+    assert set(rows) == {(eps, t) for eps in (0.1, 0.2) for t in TEMPERATURES}
+    expected = -0.02 - 0.05 + 0.002 * np.mean([(5 * seed) % 3 for seed in range(3)])
+    assert rows[0.1, 4.0] == pytest.approx(expected)
+    figures = distillation.draw(full, [result])
+    assert list(figures) == ["distillation", "grid"]
+    for figure in figures.values():
+        figure.draw_without_rendering()
+
+
+def test_what_is_missing_is_left_out():
+    some = networks()
+    for one in some:
+        if one.keys["role"] == "baseline" or one.keys == {**one.keys, "role": "teacher", "seed": 2}:
+            one.entry.status = "failed"
+    result = distillation.analyze(STUDY, some, "mine")
+    because = [found.because for found in result.findings]
+    assert because[:2] == [
+        "needs baseline students at eps 0",
+        "needs students of smoothed teachers at temperature 1",
+    ]
+    assert result.findings[2].verdict == "supported"
+    distillation.draw(STUDY, [result])["distillation"].draw_without_rendering()
+
+
+def test_the_toy_stands_beside_the_papers_errors():
+    study = Config(eps=[0.0, 0.1], seeds=[0, 1, 2])
+    found = [trained(run, accuracy_of(run.keys)) for run in asked(study, match="logits")]
+    for one in found:
+        one.entry.metrics["val"] = None
+    result = distillation.analyze(study, found, "mnist_toy")
+    rows = {(row["role"], row["teacher_eps"]): row for row in result.tables["toy"]}
+    assert {place: row["paper"] for place, row in rows.items()} == {
+        ("teacher", 0.0): 0.67,
+        ("teacher", 0.1): 0.59,
+        ("student", 0.0): 0.74,
+        ("student", 0.1): 0.91,
+    }
+    assert rows["teacher", 0.0]["value"] == pytest.approx(100 * (1 - 0.901))
+    assert result.findings[0].n == 3  # the only temperature needs no val
+    assert any(line.startswith("MNIST toy, student") for line in result.notes)
+
+
+def test_only_teachers_are_measured():
+    roles = {run.keys["role"]: distillation.measured(run.keys) for run in asked(STUDY)}
+    assert roles == {"teacher": True, "baseline": False, "student": False}
