@@ -185,6 +185,11 @@ def sweep_help(study: str) -> str:
         "Of the sweep:",
         "  rows=RECIPE,RECIPE                  instead of recipe=: a row of the figure for each",
         *(_key_line(*found) for found in walk(SweepConfig()) if found[0] == "workers"),
+        *(
+            ["  teacher.KEY=VALUE                   a key of the teachers' training alone"]
+            if hasattr(module, "teachers")
+            else []
+        ),
         "  figure.format=png                   png, pdf, svg; several with commas",
         "  out_dir=FOLDER                      or LSEXP_OUT_DIR (default: out)",
         "",
