@@ -9,7 +9,7 @@ from dataclasses import Field
 from typing import Any
 
 from lsexp import compose, studies
-from lsexp.config import MODELS, TrainConfig, walk
+from lsexp.config import LOSSES, MODELS, TrainConfig, walk
 from lsexp.data.sources import OWN, SOURCES
 from lsexp.errors import UserError
 from lsexp.figures import FORMATS
@@ -157,7 +157,8 @@ def _settings(current: str) -> list[str]:
     if name in compose.GROUPS:
         return [f"{name}={option}" for option in compose.options(name, None)]
     models = (k for model in MODELS.values() for k in walk(model(), "model."))
-    return _values(current, itertools.chain(walk(TrainConfig()), models))
+    losses = (k for loss in LOSSES.values() for k in walk(loss(), "loss."))
+    return _values(current, itertools.chain(walk(TrainConfig()), models, losses))
 
 
 def _values(current: str, keys: Iterable[tuple[str, Field, Any]]) -> list[str]:

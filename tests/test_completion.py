@@ -24,10 +24,17 @@ def test_commands_flags_keys_groups_and_values_are_offered():
     assert offered("lsexp tr") == ["train"]
     assert "runs" in offered("lsexp ")
     assert offered("lsexp train --dry") == ["--dry-run"]
-    assert offered("lsexp train loss.") == ["loss.eps=", "loss.scale=", "loss.spread="]
+    assert offered("lsexp train loss.s") == [
+        "loss.scale=",
+        "loss.spread=",
+        "loss.student_temperature=",
+    ]
+    assert offered("lsexp train loss.match=l") == ["loss.match=logits"]
     assert offered("lsexp train recipe=digits_m") == ["recipe=digits_mlp"]
     assert offered("lsexp train recipe=cifar10_") == [
         "recipe=cifar10_alexnet",
+        "recipe=cifar10_distill",
+        "recipe=cifar10_distill_thin",
         "recipe=cifar10_resnet56",
         "recipe=cifar10_resnet56_thin",
     ]
@@ -42,6 +49,7 @@ def test_commands_flags_keys_groups_and_values_are_offered():
     assert offered("lsexp plot ") == [
         "calibration",
         "curves",
+        "distillation",
         "eps",
         "information",
         "projections",
@@ -110,7 +118,7 @@ SHELLS = {
 @pytest.mark.parametrize(
     ("line", "completed"),
     [
-        ("lsexp tra\trec\tmn\t", "lsexp train recipe=mnist_mlp"),
+        ("lsexp tra\trec\tmnist_m\t", "lsexp train recipe=mnist_mlp"),
         ("lsexp train loss.sp\to\t", "lsexp train loss.spread=others"),
         ("lsexp train bud\tsm\t --dry\t", "lsexp train budget=smoke --dry-run"),
     ],
