@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file
 
-from lsexp import compose
+from lsexp import compose, studies
 from lsexp.launch.plan import Plan, plan
 
 TINY = ["budget=smoke", "threads=1", "artifacts.tensorboard=false"]
@@ -24,20 +27,77 @@ def tiny_plan(runs_dir: Path, *words: str) -> Plan:
     return plan(config, chosen, ["lsexp", "train", *words])
 
 
+FORKS = multiprocessing.get_context("forkserver")
+"""A process that has imported what the command needs and forks for each call: importing takes four
+times as long as the small runs of tests."""
+FORKS.set_forkserver_preload(
+    ["lsexp.cli", "lsexp.launch.local", "lsexp.launch.pool", "lsexp.sweep", "lsexp.measure"]
+    + [f"lsexp.studies.{name}" for name in studies.names()]
+    + ["hydra.main", "matplotlib.figure", "pandas", "torch._dynamo", "torch.utils.tensorboard"]
+)
+
+
+class Started:
+    """The command in a process of its own; offers what tests use of `subprocess.Popen`."""
+
+    def __init__(self, words: tuple[str, ...], cwd: Path, env: dict[str, str]):
+        self.args = ["lsexp", *words]
+        self._folder = Path(tempfile.mkdtemp())
+        self._process = FORKS.Process(target=_run, args=(words, str(cwd), env, str(self._folder)))
+        self._process.start()
+        self.pid: int = self._process.pid or 0
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self._process.exitcode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it has printed, when it has ended."""
+        self.wait(timeout)
+        out, err = ((self._folder / name).read_text() for name in ("out", "err"))
+        return out, err
+
+
+def _run(words: tuple[str, ...], cwd: str, env: dict[str, str], folder: str) -> None:
+    """In the forked process: as `python -m lsexp.cli`."""
+    for number, name in ((1, "out"), (2, "err")):
+        opened = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(opened, number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path.insert(0, cwd)
+    sys.argv = ["lsexp", *words]
+    from lsexp.cli import main
+
+    sys.exit(main(list(words)))
+
+
 def lsexp(*words: str, cwd: Path, env: dict[str, str] | None = None, start: bool = False) -> Any:
     """Run the command in a process of its own; with `start`, do not wait for it."""
-    command = [sys.executable, "-m", "lsexp.cli", *words]
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LSEXP_")}
-    options: dict[str, Any] = {
-        "cwd": cwd,
-        "env": {**clean, **(env or {})},
-        "text": True,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-    }
+    process = Started(words, cwd, {**clean, **(env or {})})
     if start:
-        return subprocess.Popen(command, **options)
-    return subprocess.run(command, timeout=120, check=False, **options)
+        return process
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode or 0, out, err)
 
 
 def until_it_saves(runs_dir: Path, process: Any) -> None:
