@@ -449,6 +449,11 @@ def _reworded(error: Exception) -> UserError:
     if lacking:  # of another kind of network, mostly
         where = re.match(r"(In 'recipe/[^']*')|Could not override '([^']*)'", message)
         what = next((text for text in where.groups() if text), "") if where else ""
+        if lacking[2] == "Loss":
+            return UserError(
+                f"{what or lacking[1]}: goes with loss=distillation; `{HELP}` lists the keys of "
+                f"either loss"
+            )
         return UserError(
             f"{what or lacking[1]}: {lacking[2]} networks have no {lacking[1]}; model= chooses "
             f"another; `{HELP}` lists their keys"

@@ -114,9 +114,10 @@ def distillation(
     | cross_entropy | H(softmax(teacher / T), softmax(logits / T_s)), nats; times T^2 where asked |
     | logits | half the squared distance of the logits, summed over classes |
 
-    T_s is 1 as in the paper's experiments (section 5: only the teacher's logits are divided by a
-    temperature), or T ("tied": Hinton, Vinyals, Dean 2015). The limit of tied temperatures times
-    T^2 for large T is M of `logits` over K, for logits of mean 0 (their section 2.1).
+    T_s is 1 as in the paper's experiments (section 4: only the teacher's logits are divided by a
+    temperature), or T ("tied": Hinton, Vinyals, Dean 2015). For large T the gradient of tied
+    temperatures times T^2 is that of M of `logits` over K, for logits of mean 0 (their section
+    2.1).
 
     Args:
         logits_BK: the student's; computed in float32 (float64 stays).

@@ -478,10 +478,13 @@ class Network:
         here = Images.on(self.device, images, labels, which)
         model = self.model(asked.step)
         logits: list[Tensor] = []
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # whoever asks first gets the bits that all others do
         with torch.no_grad(), evaluating(model):
             for part_BHWC in here.parts(BATCH):
                 seen_BHWC = part_BHWC.flip(2) if asked.flip else part_BHWC
                 logits.append(model(self.preprocess(seen_BHWC))[0])
+        torch.set_num_threads(threads)
         return Viewed(_array(torch.cat(logits)), labels[which], which)
 
     def draw(self, asked: Draws) -> Drawn:

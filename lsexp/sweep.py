@@ -246,12 +246,20 @@ def _teachers(
     if recipe is None and not own:
         return _on_labels(base), found[1]
     aside = {name for name, item, _ in walk(TrainConfig()) if item.metadata["aside"]}
-    shared = [
-        word
-        for word in words
-        if (name := word.partition("=")[0]) in aside | {"budget", "precision", "data"}
-        or name.startswith(("data.", "--", "-cd"))
-    ]
+    for word in own:
+        if word.startswith("-") or word.partition("=")[0] in module.OWNED:
+            raise UserError(f"{TEACHERS}{word}: {study} sets it for its teachers")
+    shared, queue = [], list(words)
+    while queue:
+        word = queue.pop(0)
+        name, equals, _ = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            shared += [word] if equals else [word, *queue[:1]]
+            queue = queue if equals else queue[1:]
+        elif name in aside | {"budget", "precision", "data", "loss.spread"} or name.startswith(
+            "data."
+        ):
+            shared.append(word)
     try:
         [(config, chosen)] = compose.train_configs(
             [f"recipe={recipe or found[1]['recipe']}", *shared, *own]
@@ -310,10 +318,23 @@ def run_sweep(words: list[str]) -> int:
                 names = dataset.arrays.classes
                 module.check(row.config.study, dataset.name, names, plans[0].config)
             left, failed = _tell_plan(study, row.runs, plans, workers, dry_run, base.retry_failed)
-            places = {i: len(todo) + number for number, i in enumerate(left)}
+            # A run may be there twice: a teacher like its students is a baseline too.
+            first = {plan.folder.path: i for i, plan in reversed(list(enumerate(plans)))}
+            places: dict[int, int] = {}
             for i in left:
                 after = row.after(i)
-                todo.append((row.runs[i], plans[i], None if after is None else places.get(after)))
+                after = None if after is None else first[plans[after].folder.path]
+                if after is not None and plans[after].folder.finished():
+                    after = None  # it can teach, whatever else is asked of it
+                elif after is not None and after not in places:
+                    label = _label(row.runs[after].keys)
+                    errors.append(
+                        f"{_label(row.runs[i].keys)}: its teacher failed before ({label})"
+                    )
+                    continue
+                places[i] = len(todo)
+                place = None if after is None else places[after]
+                todo.append((row.runs[i], plans[i], place))
             errors += failed
             parts.append(row.part(plans))
             runs_dir = plans[0].folder.path.parent
@@ -444,7 +465,9 @@ def _base_of(study: str, module: Any, config: SweepConfig) -> TrainConfig:
     base.threads = base.threads or 1  # many runs at once, a core for each
     if hasattr(module, "teachers") and isinstance(base.loss, DistillationConfig):
         base.loss.teacher = "of the sweep"
-    check(base)
+        check(_on_labels(base))  # the protocol is checked with each temperature
+    else:
+        check(base)
     return base
 
 
@@ -494,9 +517,12 @@ def _tell_plan(
     from lsexp.launch.plan import describe_training, seconds_of_training, steps_done
 
     todo, errors, failed, again, anew = [], [], 0, 0, 0
+    seen = set()
     for i, (run, plan) in enumerate(zip(runs, plans, strict=True)):
-        if plan.done():
+        if plan.folder.path in seen or plan.done():
+            seen.add(plan.folder.path)
             continue
+        seen.add(plan.folder.path)
         failure = plan.folder.failure()
         failed += failure is not None
         again += plan.folder.finished()
@@ -505,7 +531,7 @@ def _tell_plan(
             todo.append(i)
         else:
             errors.append(f"{_label(run.keys)}: failed before: {failure.get('error')}")
-    counts = f"{plural(len(plans), 'run')}: {len(plans) - len(todo) - len(errors)} finished"
+    counts = f"{plural(len(seen), 'run')}: {len(seen) - len(todo) - len(errors)} finished"
     if failed:
         counts += f", {failed} failed" + ("" if retry else " (retry_failed=true tries again)")
     counts += f", {len(todo)} to do"
@@ -681,7 +707,9 @@ def _analyzed(
     trained = [Trained(run["keys"], _entry(runs_dir / run["name"])) for run in part.runs]
     for one in trained:
         if one.entry.status in ("damaged", "stale"):
-            say(f"{one.entry.name}: {one.entry.status}, left out")
+            name = one.entry.name
+            remedy = f"`lsexp runs rm {name}`, and it is trained again"
+            say(f"{name}: {one.entry.status}, left out; {remedy}")
     missing = [one for one in trained if not one.finished]
     if missing:
         retry = any(one.entry.status == "failed" for one in missing)
@@ -730,8 +758,9 @@ def _line(finding: Finding) -> str:
         estimate += f"{' ' if claim.unit else ''}{claim.unit} (n = {finding.n})"
     paper = "" if finding.paper is None else f"; paper {factor * finding.paper:+.3g}"
     because = f" ({finding.because})" if finding.because else ""
+    disputed = f"; disputed by {claim.disputed_by}" if claim.disputed_by else ""
     return (
-        f"{finding.verdict}{because}: {claim.text} ({claim.where})\n"
+        f"{finding.verdict}{because}: {claim.text} ({claim.where}{disputed})\n"
         f"    {claim.statistic}: {estimate}{paper}"
     )
 

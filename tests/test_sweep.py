@@ -209,6 +209,9 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path, capsys, monkeypatc
         ("distillation teacher.optim.lrr=1", "of the teachers: optim.lrr=1: no such key"),
         ("distillation loss.temperature=2", "loss.temperature=2: distillation sets it; type temp"),
         ("distillation temperatures=0", "temperatures=0.0: must be more than 0"),
+        ("distillation teacher.seed=3", "teacher.seed=3: distillation sets it for its teachers"),
+        ("distillation teacher.--cfg=job", "teacher.--cfg=job: distillation sets it for its"),
+        ("eps loss.beta=0.5", "loss.beta: goes with loss=distillation"),
         ("distillation eps=0.1", "eps=0.1: must have 0, the hard teacher"),
         ("eps -m optim.lr=1,2", "-m: a sweep trains lists by itself"),
         ("eps figure.format=gif", "figure.format=gif: must be png or pdf or svg"),
@@ -459,6 +462,33 @@ def test_students_learn_from_the_teachers_of_another_sweep(swept, capsys, monkey
         assert metrics["provenance"]["recipe"] == "digits_distill"
     assert main(["plot", "distillation"]) == 0
     assert capsys.readouterr().out == done.stdout
+    kept = [path for path in (cwd / "runs").iterdir() if "-T" in path.name]
+    for path in kept:  # only teachers and baselines are left
+        path.rename(cwd / path.name)
+    assert main(["plot", "distillation", "grid=full", *words]) == 0
+    said = capsys.readouterr().out
+    assert "the hard teacher: needs students of it" in said
+    assert "grid.png" in said
+    for path in kept:
+        (cwd / path.name).rename(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["loss.student_temperature=tied", "loss.t_squared=true"], 8),  # Hinton's
+        (["--config-dir", "own", "recipe=mine"], 8),
+        (["recipe=digits_mlp"], 6),  # alike: the teachers are the baseline students
+    ],
+)
+def test_protocols_are_planned(tmp_path, monkeypatch, capsys, words, count):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "recipe").mkdir(parents=True)
+    recipe = "# @package _global_\ndefaults: [digits_distill]\n"
+    (tmp_path / "own" / "recipe" / "mine.yaml").write_text(recipe)
+    words = [*words, *ONE, "eps=0,0.1", "temperatures=1,4", "seeds=1", "grid=full", "--dry-run"]
+    assert main(["sweep", "distillation", *words]) == 0
+    assert f"{count} runs: 0 finished, {count} to do" in capsys.readouterr().out
 
 
 def test_a_student_whose_teacher_fails_is_told_so(tmp_path):

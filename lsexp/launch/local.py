@@ -217,9 +217,16 @@ class _Recorder:
     """What the loop tells goes to the attempt folder, TensorBoard and the screen."""
 
     def __init__(
-        self, plan: Plan, claim: Claim, view: Shown, signals: list[str], segments: list[Segment]
+        self,
+        plan: Plan,
+        claim: Claim,
+        view: Shown,
+        signals: list[str],
+        segments: list[Segment],
+        taught: dict[str, Any] | None,
     ) -> None:
         self.plan = plan
+        self.taught = taught
         self.claim = claim
         self.view = view
         self.signals = signals
@@ -245,7 +252,9 @@ class _Recorder:
                     self.tensorboard.add_scalar(tag, values[name], row.step)
 
     def checkpoint(self, state: dict[str, Any]) -> None:
-        whole = pack({**state, "identity": self.plan.identity, "segments": self.segments})
+        plan = self.plan
+        more = {"identity": plan.identity, "segments": self.segments, "teacher": self.taught}
+        whole = pack({**state, **more})
         replace_file(self.claim.attempt / "checkpoint.pt", whole)
         replace_file(self.claim.attempt / "history.csv", history_text(self.history))
 
@@ -303,7 +312,8 @@ def _train_claimed(
     config, folder = plan.config, plan.folder
     train_images, val = plan.images("train"), plan.images("val")
 
-    state, env = _state_to_resume(plan, claim, env)
+    taught = plan.taught()
+    state, env = _state_to_resume(plan, claim, env, taught)
     if not claim.held():
         return
     folder.forget_failure()
@@ -317,7 +327,7 @@ def _train_claimed(
     segments = [*segments, segment(plan, env, member.step)]
 
     with view(steps=config.train.steps, start=member.step) as shown:
-        recorder = _Recorder(plan, claim, shown, signals, segments)
+        recorder = _Recorder(plan, claim, shown, signals, segments, taught)
         for row in progress.history:
             recorder.epoch(row)
         try:
@@ -340,12 +350,12 @@ def _train_claimed(
             exit_code=1,
         )
     images = {"train": train_images, "val": val, "test": plan.images("test")}
-    write_results(plan, claim.attempt, member, images, progress, segments)
+    write_results(plan, claim.attempt, member, images, progress, segments, taught)
     folder.publish(claim)
 
 
 def _state_to_resume(
-    plan: Plan, claim: Claim, env: Environment
+    plan: Plan, claim: Claim, env: Environment, taught: dict[str, Any] | None
 ) -> tuple[dict[str, Any] | None, Environment]:
     """The newest readable checkpoint, taken into this attempt, and the environment to keep to.
 
@@ -361,11 +371,10 @@ def _state_to_resume(
                 raise ValueError("of another run")
             step = state["member"]["step"]
             lacking = [at for at in plan.lacking(path.parent) if at <= step]
-            if lacking:
-                say(
-                    f"{path.parent}: without {len(lacking)} of the snapshots asked for; the run "
-                    f"begins again"
-                )
+            if lacking or state.get("teacher") != taught:
+                what = f"without {len(lacking)} of the snapshots asked for"
+                why = what if lacking else "its teacher has been trained again since"
+                say(f"{path.parent}: {why}; the run begins again")
                 state = None
                 continue
         except (OSError, ValueError, RuntimeError, KeyError) as error:

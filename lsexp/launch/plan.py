@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +26,12 @@ from lsexp.config import (
 from lsexp.data import Dataset, Splits, draw_splits, load
 from lsexp.data.batches import Images, input_shape
 from lsexp.errors import UserError
-from lsexp.launch.teaching import Teaching, find_teacher, teacher_of, views
+from lsexp.launch.teaching import Teaching, find_teacher, settled, teacher_of, views
 from lsexp.losses import Targets, targets
 from lsexp.models import build_model
 from lsexp.models.foreign import source_digest
 from lsexp.runs import claims
+from lsexp.runs.catalog import teacher_changed
 from lsexp.runs.claims import create_exclusively
 from lsexp.runs.identity import Science, run_name, science
 from lsexp.runs.store import RunFolder, aside_of, runs_folder, snapshot_path
@@ -83,8 +85,11 @@ class Plan:
         return [step for step in self.snapshots if not snapshot_path(folder, step).is_file()]
 
     def done(self) -> bool:
-        """Whether the run is finished, with all that is asked of it."""
-        return self.folder.finished() and not self.lacking(self.folder.path)
+        """Whether the run is finished, with all that is asked of it, and not stale."""
+        folder = self.folder
+        if not folder.finished() or self.lacking(folder.path):
+            return False
+        return self.teaching is None or not teacher_changed(folder.path, folder.metrics())
 
     def images(self, split: str) -> Images:
         arrays = self.dataset.arrays
@@ -105,8 +110,10 @@ class Plan:
         if "model.source" in self.identity:
             identity["model.source"] = self.identity["model.source"]
         if isinstance(loss, DistillationConfig):
-            teaching = teaching or find_teacher(config, self.dataset)
-            views(config, teaching.config, self.dataset.image_shape)  # told before training
+            teaching = teaching or find_teacher(config)
+            config = settled(config, teaching, self.dataset)
+            more = {name: identity[name] for name in ("model.source",) if name in identity}
+            identity = {**science(config, self.dataset.digest), **more}
             identity["loss.teacher"] = teaching.identity
         name = run_name(config, self.dataset.name, identity)
         return replace(
@@ -117,6 +124,13 @@ class Plan:
             folder=RunFolder(self.folder.path.with_name(name)),
             teaching=teaching,
         )
+
+    def taught(self) -> dict[str, Any] | None:
+        """What teaches a student, as `Teaching.record`."""
+        if self.teaching is None:
+            return None
+        assert isinstance(self.config.loss, DistillationConfig)
+        return self.teaching.record(self.folder.path, self.config.loss.teacher_step)
 
     def member(self, train: Images) -> Member:
         taught = None if self.teaching is None else teacher_of(self, train)

@@ -176,7 +176,10 @@ class Pool:
                             todo.remove(number)
                             # Who has nothing else to do waits there: only somebody who watches
                             # for long sees that another machine has given up.
-                            waiting = seen_elsewhere >= {number, *ready}
+                            waiting = number in seen_elsewhere and all(
+                                n in seen_elsewhere or tasks[n].after in seen_elsewhere
+                                for n in todo
+                            )
                             if worker.give(number, tasks[number], wait=waiting):
                                 screen.start(number)
                             else:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 from lsexp.analysis.calibration import scores
-from lsexp.config import DistillationConfig, walk
+from lsexp.config import walk
 from lsexp.data.batches import Images
 from lsexp.launch.plan import Plan
 from lsexp.runs.store import config_text, replace_file, sha256_of
@@ -50,12 +50,14 @@ def write_results(
     images: dict[str, Images],
     progress: Progress,
     segments: list[Segment],
+    taught: dict[str, Any] | None = None,
 ) -> None:
     """Everything that a finished run folder holds, metrics.json last.
 
     Args:
         images: of train, val (may be empty) and test.
         segments: of every process that trained it.
+        taught: what taught a student.
     """
     model = member.model
     clean, test = images["train"], images["test"]
@@ -104,7 +106,7 @@ def write_results(
         },
         "targets": plan.targets._asdict(),
         "classes": list(plan.dataset.arrays.classes),
-        **({} if plan.teaching is None else {"teacher": _teacher(plan)}),
+        **({} if taught is None else {"teacher": taught}),
         "steps": member.step,
         "seconds": round(progress.seconds, 3),
         "images_per_second": round(member.step * config.train.batch_size / progress.seconds, 1),
@@ -115,12 +117,6 @@ def write_results(
         "provenance": _provenance(plan, segments),
     }
     replace_file(attempt / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
-
-
-def _teacher(plan: Plan) -> dict[str, Any]:
-    assert plan.teaching is not None
-    assert isinstance(plan.config.loss, DistillationConfig)
-    return plan.teaching.record(plan.config.loss.teacher_step)
 
 
 def summary(metrics: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,12 @@ import torch
 
 from lsexp.config import AugmentConfig, DistillationConfig, TrainConfig, revived
 from lsexp.data import Dataset
-from lsexp.data.batches import Batches, Images, input_shape
+from lsexp.data.batches import Batches, Images, Preprocess, input_shape
 from lsexp.errors import UserError
 from lsexp.measure import Network, Viewed, Views, measure
-from lsexp.runs.catalog import Entry, read_runs
+from lsexp.runs.catalog import Entry, read_run, read_runs
 from lsexp.runs.identity import digest
-from lsexp.runs.store import RunFolder, runs_folder
+from lsexp.runs.store import RunFolder, runs_folder, sha256_of
 from lsexp.training import teacher
 
 if TYPE_CHECKING:
@@ -31,29 +31,40 @@ class Teaching:
     Attributes:
         path: its run folder.
         config: what it is, or will be, trained by.
-        identity: 12 hex of its science.
+        identity: 12 hex of its science; data: the digest of its images.
     """
 
     path: Path
     config: TrainConfig
     identity: str
+    data: str
 
     @staticmethod
     def planned(plan: Plan) -> Teaching:
-        return Teaching(plan.folder.path, plan.config, digest(plan.identity))
+        return Teaching(plan.folder.path, plan.config, digest(plan.identity), plan.dataset.digest)
 
-    def record(self, step: int | None) -> dict[str, Any]:
-        """For the student's metrics: what taught, by its weights."""
-        weights = RunFolder(self.path).metrics()["checksums"]["model.safetensors"]
-        return {"run": self.path.name, "step": step, "weights": weights}
+    def record(self, student: Path, step: int | None) -> dict[str, Any]:
+        """For the student's metrics: what teaches, by the checksums of its final weights and of the
+        snapshot that is used (None: the final ones)."""
+        folder = RunFolder(self.path)
+        if step is not None and not folder.snapshot(step).is_file():
+            raise UserError(
+                f"loss.teacher_step={step}: {self.path.name} has no such snapshot", exit_code=1
+            )
+        beside = self.path.resolve().parent == student.resolve().parent
+        return {
+            "run": self.path.name if beside else str(self.path.resolve()),
+            "step": step,
+            "weights": folder.metrics()["checksums"]["model.safetensors"],
+            "snapshot": None if step is None else sha256_of(folder.snapshot(step)),
+        }
 
 
-def find_teacher(config: TrainConfig, dataset: Dataset) -> Teaching:
+def find_teacher(config: TrainConfig) -> Teaching:
     """The finished run that `loss.teacher` names.
 
     Raises:
-        UserError: none or several are of that name, it is not finished, or it was trained on other
-            data.
+        UserError: none or several are of that name, or it is not finished.
     """
     loss = config.loss
     assert isinstance(loss, DistillationConfig)
@@ -80,14 +91,41 @@ def find_teacher(config: TrainConfig, dataset: Dataset) -> Teaching:
             f"stands",
             exit_code=1,
         )
-    metrics = folder.metrics()
-    if metrics["identity"]["data.digest"] != dataset.digest:
+    if read_run(path).status != "finished":
         raise UserError(
-            f"loss.teacher={typed}: was trained on {metrics['config']['data.name']}, other data "
-            f"than this {dataset.name}",
+            f"loss.teacher={typed}: is {read_run(path).status}; `lsexp runs show {path.name}` "
+            f"tells more",
             exit_code=1,
         )
-    return Teaching(path, revived(metrics["config"]), digest(metrics["identity"]))
+    metrics = folder.metrics()
+    config, identity = revived(metrics["config"]), metrics["identity"]
+    return Teaching(path, config, digest(identity), identity["data.digest"])
+
+
+def settled(student: TrainConfig, taught: Teaching, dataset: Dataset) -> TrainConfig:
+    """The student's config in one spelling: what changes nothing is as by default.
+
+    Raises:
+        UserError: the teacher is of other data, or does not fit the student's view.
+    """
+    loss, own = student.loss, taught.config
+    assert isinstance(loss, DistillationConfig)
+    if taught.data != dataset.digest:
+        raise UserError(
+            f"the teacher {taught.path.name} is of {own.data.name}, other data than the student's "
+            f"{dataset.name}",
+            exit_code=1,
+        )
+    views(student, own, dataset.image_shape)
+    if loss.temperature == 1:
+        loss = replace(loss, student_temperature="1", t_squared=False)
+    if loss.beta == 1:  # labels do not count
+        loss = replace(loss, spread="uniform")
+    if loss.teacher_step == own.train.steps:
+        loss = replace(loss, teacher_step=None)
+    if loss.view == "fresh" and student.augment == own.augment == AugmentConfig():
+        loss = replace(loss, view="student")
+    return replace(student, loss=loss)
 
 
 def views(student: TrainConfig, taught: TrainConfig, shape: tuple[int, int, int]) -> int | None:
@@ -137,8 +175,7 @@ def teacher_of(plan: Plan, train: Images) -> teacher.Teacher:
         if count is not None:
             like = Views(data.split, data.split_seed, data.train_size, flip=False, step=step)
             asked = [like, like._replace(flip=True)][:count]
-            # One thread: whoever asks first gets the bits that all others do.
-            found = measure(taught.path, asked, config.data_dir, threads=1).values()
+            found = measure(taught.path, asked, config.data_dir, threads=threads).values()
             logits = [one.logits_NK for one in found if isinstance(one, Viewed)]
             assert all(np.array_equal(one.indices_N, plan.splits.train) for one in found)
             return teacher.Table(torch.from_numpy(np.stack(logits)).to(plan.device))
@@ -158,5 +195,9 @@ def teacher_of(plan: Plan, train: Images) -> teacher.Teacher:
             seed=config.seed,
             purpose="teacher",
         )
-    inputs = network.preprocess._replace(crop=None)
+    shift_C, scale_C = (
+        part if part is None else part.to(plan.device)
+        for part in (network.preprocess.shift_C, network.preprocess.scale_C)
+    )
+    inputs = Preprocess(None, shift_C, scale_C)
     return teacher.Network(model, inputs, config.precision, own)

@@ -108,12 +108,14 @@ def read_run(path: Path) -> Entry:
 
 
 def teacher_changed(path: Path, metrics: dict[str, Any]) -> bool:
-    """Whether a finished student's teacher, where it is still beside it, has other weights now."""
+    """Whether a finished student's teacher, where it is still there, has other weights now."""
     taught = metrics.get("teacher")
     if not taught:
         return False
-    now = _json(path.parent / taught["run"] / "metrics.json")
-    return bool(now) and now["checksums"]["model.safetensors"] != taught["weights"]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged: nobody can tell
+        now = _json(path.parent / taught["run"] / "metrics.json")
+        return bool(now) and now["checksums"]["model.safetensors"] != taught["weights"]
+    return False
 
 
 def load_runs(runs_dir: str | None = None, where: str = "") -> pd.DataFrame:
