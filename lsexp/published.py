@@ -90,5 +90,5 @@ REPRODUCTION_STUDENTS: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
         ),
     }
 }
-"""Recipe to curve to (gamma, test accuracy), read off the plot of the public reproduction: one seed,
+"""Recipe to curve to (gamma, test accuracy), read off the plot of the public reproduction: a seed,
 +- 0.001, 50,000 training images; gamma of smoothed teachers is their eps."""
