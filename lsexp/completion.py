@@ -68,7 +68,7 @@ def run(words: list[str], commands: list[str]) -> int:
 def candidates(line: str, commands: list[str]) -> list[str]:
     """Words that could stand where `line` ends, each beginning with what is typed of it.
 
-    >>> candidates("lsexp train recipe=mn", ["train", "runs"])
+    >>> candidates("lsexp train recipe=mnist_m", ["train", "runs"])
     ['recipe=mnist_mlp']
     """
     *before, current = line.split(" ")

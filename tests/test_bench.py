@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_written_is_told_first(tmp_path, capsys):
 
 def test_the_command_measures_alone_and_as_a_sweep(tmp_path):
     """And where a set is not here, with random images."""
-    words = ["bench", "recipe=digits_mlp,mnist_mlp", "seconds=0.4", "workers=2", "precision=fp32"]
+    words = ["bench", "recipe=digits_mlp,mnist_mlp", "seconds=0.2", "workers=2", "precision=fp32"]
     done = lsexp(*words, f"data_dir={tmp_path}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -11,6 +11,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -60,7 +61,16 @@ def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View)
         except (OSError, UserError):
             if plan.lacking(plan.folder.path):  # else another process was first
                 raise
+    if plan.snapshots:  # also what a kill has left
+        _clear(aside_of(plan.folder.path, plan.config.artifacts.snapshots))
     return metrics
+
+
+def _clear(aside: Path) -> None:
+    shutil.rmtree(aside, ignore_errors=True)
+    for empty in (aside.parent, aside.parents[1]):
+        with contextlib.suppress(OSError):  # others may be at work there
+            empty.rmdir()
 
 
 def _bring_to_its_end(
@@ -170,10 +180,6 @@ def _train_aside(
                 f"{path}: {error.strerror or error}; once that is mended, the same command goes on",
                 exit_code=1,
             ) from error
-    shutil.rmtree(aside.folder.path, ignore_errors=True)
-    for empty in (aside.folder.path.parent, aside.folder.path.parents[1]):
-        with contextlib.suppress(OSError):  # others may be at work there
-            empty.rmdir()
 
 
 def _take_over(

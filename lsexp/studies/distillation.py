@@ -46,8 +46,8 @@ HELP = "Figure 5: students of hard and of smoothed teachers"
 OWNED = {
     "loss.eps": "eps=0,0.15",
     "loss.temperature": "temperatures=1,4",
-    "loss.teacher": "teacher.recipe=, or `lsexp train` for one student",
-    "loss.teacher_step": "a teacher's end; `lsexp train` takes its snapshots",
+    "loss.teacher": "eps=0,0.15, which trains the teachers; `lsexp train` takes one",
+    "loss.teacher_step": "eps=0,0.15, whose ends teach; `lsexp train` takes snapshots",
     "seed": "seeds=5, or seeds=0,3,7",
 }
 VIEW = ()

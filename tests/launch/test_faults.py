@@ -100,7 +100,7 @@ def test_killed_at_every_change_of_the_folder(tmp_path, undisturbed):
         assert names(only(runs)) == FINISHED, runs.name
 
 
-LONG = [*WORDS, "train.steps=6000"]
+LONG = [*WORDS, "train.steps=3000"]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_stopped_owner_is_taken_over_and_harms_nothing_when_it_comes_back(tmp_
 def test_nohup_keeps_a_run_alive(tmp_path):
     import shutil
 
-    words = ["train", *TINY, "train.steps=8000", "artifacts.checkpoint_seconds=0"]
+    words = ["train", *TINY, "train.steps=4000", "artifacts.checkpoint_seconds=0"]
     command = [shutil.which("nohup"), sys.executable, "-m", "lsexp.cli", *words]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     until_it_saves(tmp_path / "runs", process)

@@ -316,9 +316,16 @@ def test_divergence_names_the_first_step_whose_loss_is_not_finite(bad, look_seco
         def __len__(self):
             return len(batches)
 
-        def __call__(self, number):
-            images, labels = batches(number)
-            return (images * float("nan") if number == bad - 1 else images), labels
+        def __getattr__(self, name):
+            return getattr(batches, name)
+
+        def draws(self, number):
+            self.number = number
+            return batches.draws(number)
+
+        def pixels(self, draws):
+            pixels = batches.pixels(draws)
+            return pixels * float("nan") if self.number == bad - 1 else pixels
 
     member.batches = Poisoned()
     with pytest.raises(Diverged, match=f"the training loss is not finite at step {bad}$") as error:
