@@ -90,7 +90,7 @@ def _draw_reliability(bins: int, results: Sequence[Result]) -> Figure:
             above.set_title(title, fontsize=9)
         upper[0].set_ylabel(f"{_title(result)}\naccuracy", fontsize=7)
         lower[0].set_ylabel("share of\nimages", fontsize=7)
-        upper[0].legend(fontsize=6, loc="upper left")
+        upper[0].legend(fontsize=6)
     return figure
 
 
