@@ -517,16 +517,18 @@ def _tell_plan(
     from lsexp.launch.plan import describe_training, seconds_of_training, steps_done
 
     todo, errors, failed, again, anew = [], [], 0, 0, 0
-    seen = set()
+    seen, begun = set(), {}
     for i, (run, plan) in enumerate(zip(runs, plans, strict=True)):
-        if plan.folder.path in seen or plan.done():
-            seen.add(plan.folder.path)
+        if plan.folder.path in seen:
             continue
         seen.add(plan.folder.path)
+        if plan.done():
+            continue
+        begun[plan.folder.path] = steps_done(plan)
         failure = plan.folder.failure()
         failed += failure is not None
-        again += plan.folder.finished()
-        anew += bool(plan.folder.checkpoints()) and not steps_done(plan)
+        again += plan.folder.finished() and bool(plan.lacking(plan.folder.path))
+        anew += bool(plan.folder.checkpoints()) and not begun[plan.folder.path]
         if failure is None or retry:
             todo.append(i)
         else:
@@ -542,7 +544,7 @@ def _tell_plan(
     if todo:
         seconds = sum(
             seconds_of_training(kind[0])
-            * sum(1 - steps_done(plan) / plan.config.train.steps for plan in kind)
+            * sum(1 - begun[plan.folder.path] / plan.config.train.steps for plan in kind)
             for kind in _kinds([plans[i] for i in todo])
         ) / min(workers, len(todo))
         counts += f", about {duration(seconds)} with {plural(workers, 'worker')}, evaluation apart"

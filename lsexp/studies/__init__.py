@@ -284,6 +284,20 @@ def data_and_classes(trained: Sequence[Trained]) -> tuple[str, list[str]]:
     return str(done.entry.metrics["config"]["data.name"]), list(classes)
 
 
+def check_lists(**lists: Sequence[float]) -> None:
+    """Refuse keys of a study that hold nothing, or something twice.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for name, values in lists.items():
+        if not values:
+            raise UserError(f"{name}=[]: must hold at least one")
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise UserError(f"{name}={','.join(map(str, values))}: {twice[0]:g} is there twice")
+
+
 def untested(claim: Claim, paper: float | None, because: str) -> Finding:
     return Finding(claim, None, None, None, 0, paper, "not tested", because)
 

@@ -30,6 +30,7 @@ from lsexp.studies import (
     Row,
     Run,
     Trained,
+    check_lists,
     decide,
     interval_row,
     learnt,
@@ -132,17 +133,7 @@ def runs(study: Config, base: TrainConfig, taught: TrainConfig) -> list[Run]:
     Raises:
         UserError: a list that is empty or has something twice, or no eps 0.
     """
-    lists: dict[str, list[Any]] = {
-        "eps": study.eps,
-        "temperatures": study.temperatures,
-        "seeds": study.seeds,
-    }
-    for name, values in lists.items():
-        if not values:
-            raise UserError(f"{name}=[]: must hold at least one")
-        twice = [value for value in values if values.count(value) > 1]
-        if twice:
-            raise UserError(f"{name}={','.join(map(str, values))}: {twice[0]:g} is there twice")
+    check_lists(eps=study.eps, temperatures=study.temperatures, seeds=study.seeds)
     if 0 not in study.eps:
         raise UserError(
             f"eps={','.join(f'{value:g}' for value in study.eps)}: must have 0, the hard teacher"

@@ -33,7 +33,6 @@ from lsexp.analysis.statistics import (
     smallest_visible_difference,
 )
 from lsexp.config import TrainConfig, key
-from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Question
 from lsexp.published import PAPER_ACCURACY
@@ -45,6 +44,7 @@ from lsexp.studies import (
     Row,
     Run,
     Trained,
+    check_lists,
     decide,
     interval_row,
     run_row,
@@ -89,13 +89,7 @@ CLAIMS = (UNCHANGED,)
 
 def runs(study: Config, base: TrainConfig) -> list[Run]:
     """Every eps with every seed, seed by seed, so that comparisons are possible early."""
-    lists: dict[str, list[Any]] = {"eps": study.eps, "seeds": study.seeds}
-    for name, values in lists.items():
-        if not values:
-            raise UserError(f"{name}=[]: must hold at least one")
-        twice = [value for value in values if values.count(value) > 1]
-        if twice:
-            raise UserError(f"{name}={','.join(map(str, values))}: {twice[0]:g} is there twice")
+    check_lists(eps=study.eps, seeds=study.seeds)
     return [
         Run({"eps": eps, "seed": seed}, replace(base, loss=replace(base.loss, eps=eps), seed=seed))
         for seed in study.seeds
