@@ -130,16 +130,17 @@ def _runs(words: list[str]) -> int:
 
 
 def _sweep(words: list[str]) -> int:
-    from lsexp import sweep
+    from lsexp.sweep import command
 
-    return sweep.run_sweep(words)
+    return command.run_sweep(words)
 
 
 def _plot(words: list[str]) -> int:
-    from lsexp import curves, studies, sweep
+    from lsexp import curves, studies
+    from lsexp.sweep import command
 
     if words and words[0] in studies.names():
-        return sweep.run_plot(words)
+        return command.run_plot(words)
     return curves.run(words)
 
 

@@ -1,0 +1,9 @@
+"""`lsexp sweep STUDY` and `lsexp plot STUDY`: train what a study lacks; its tables and figure.
+
+Knows no study by name.
+
+command.py   the two commands: what is to do, training, in what order
+asked.py     words to the runs that they mean
+manifest.py  what a sweep leaves, so that a plot without words draws the newest one
+show.py      finished runs to tables, findings and figures
+"""

@@ -1,0 +1,90 @@
+"""What a sweep leaves in `<runs_dir>/.sweeps/`: the words that were typed, and its runs.
+
+With it a plot without words draws the newest sweep, and needs neither torch nor the data to find
+its runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lsexp import studies
+from lsexp.runs.store import replace_file
+
+
+@dataclass
+class Part:
+    """A study with one recipe: a row of its figure.
+
+    Attributes:
+        words: typed behind the study's name.
+        keys: the study's own, in effect.
+        chosen: names of recipe and budget.
+        runs: keys and folder name of each run.
+    """
+
+    words: list[str]
+    keys: dict[str, Any]
+    chosen: dict[str, str]
+    runs: list[dict[str, Any]]
+
+
+@dataclass
+class Manifest:
+    """What a sweep was asked for: `words`, which gave one part, or with rows= several."""
+
+    study: str
+    words: list[str]
+    parts: list[Part]
+
+    def path(self, runs_dir: Path) -> Path:
+        runs = [part.runs for part in self.parts]
+        digest = hashlib.sha256(json.dumps(runs, sort_keys=True).encode()).hexdigest()
+        return runs_dir / ".sweeps" / f"{self.study}-{digest[:12]}.json"
+
+    def write(self, runs_dir: Path) -> None:
+        path = self.path(runs_dir)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps({**asdict(self), "time": time.time()}, indent=1))
+
+
+def newest_manifest(study: str, runs_dir: Path) -> Manifest | None:
+    """That of the latest sweep of a study; damaged ones are passed over."""
+    return max(_manifests(study, runs_dir), key=lambda pair: pair[0], default=(0.0, None))[1]
+
+
+def _manifests(study: str, runs_dir: Path) -> list[tuple[float, Manifest]]:
+    found = []
+    for path in (runs_dir / ".sweeps").glob(f"{study}-*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            stored = json.loads(path.read_text())
+            when = float(stored.pop("time"))
+            stored["parts"] = [Part(**part) for part in stored["parts"]]
+            found.append((when, Manifest(**stored)))
+    return found
+
+
+def newest_with_runs(study: str, module: Any, runs_dir: Path) -> Manifest | None:
+    """The latest sweep of a study, else of another that trains the same runs, as this study's."""
+    own = newest_manifest(study, runs_dir)
+    if own is not None:
+        return own
+    kin = [name for name in studies.names() if studies.study(name, "").runs is module.runs]
+    found = [pair for name in kin for pair in _manifests(name, runs_dir)]
+    newest = max(found, key=lambda pair: pair[0], default=(0.0, None))[1]
+    if newest is None:
+        return None
+    names = [item.name for item in fields(module.Config)]
+    for part in newest.parts:
+        keys = {name: value for name, value in part.keys.items() if name in names}
+        if hasattr(module, "drawn"):
+            keys["eps"] = module.drawn(keys["eps"])
+            part.runs = [run for run in part.runs if run["keys"]["eps"] in keys["eps"]]
+        part.keys = asdict(module.Config(**keys))
+    return newest

@@ -1,0 +1,246 @@
+"""Finished runs to tables, findings and figures: on the terminal, and as files."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lsexp import studies
+from lsexp.config import SweepConfig, walk
+from lsexp.errors import UserError
+from lsexp.figures import FORMATS, write_figure, write_table
+from lsexp.measure import measure
+from lsexp.runs.catalog import Entry, read_run
+from lsexp.runs.store import snapshot_path
+from lsexp.studies import Finding, Result, Trained
+from lsexp.sweep.manifest import Manifest, Part
+from lsexp.text import plural, say, table, user_path
+
+
+@dataclass
+class Output:
+    """Where and how figures are written: `out_dir=` and `figure.format=`."""
+
+    folder: Path
+    formats: list[str]
+
+    @staticmethod
+    def split(words: list[str]) -> tuple[Output, list[str]]:
+        """Take what concerns the output out of `words`."""
+        options = {"out_dir": os.environ.get("LSEXP_OUT_DIR") or "out", "figure.format": "png"}
+        typed: set[str] = set()
+        others = []
+        for word in words:
+            name, equals, value = word.partition("=")
+            if equals and name in options:
+                if name in typed:
+                    raise UserError(f"{name}: is given twice")
+                typed.add(name)
+                options[name] = value
+            else:
+                others.append(word)
+        formats = options["figure.format"].split(",")
+        for one in formats:
+            if one not in FORMATS:
+                raise UserError(f"figure.format={one}: must be {' or '.join(FORMATS)}")
+        folder = user_path("out_dir", options["out_dir"])
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):  # before hours of training
+            raise UserError(f"out_dir={folder}: {nearest} is no folder that can be written")
+        return Output(folder, formats), others
+
+
+def show(
+    module: Any, manifest: Manifest, runs_dir: Path, output: Output, data_dir: str | None
+) -> None:
+    """Analyse what is finished, print tables and findings, write figures and tables."""
+    study = module.__name__.rpartition(".")[2]
+    results = []
+    for part in manifest.parts:
+        found = _analyzed(module, study, manifest, part, runs_dir, data_dir)
+        results += [] if found is None else [found]
+    if not results:
+        runs = sum(len(part.runs) for part in manifest.parts)
+        raise UserError(
+            f"plot {study}: none of its {plural(runs, 'run')} is finished with what it needs; "
+            f"`{completing(manifest, retry=False)}` trains them",
+            exit_code=1,
+        )
+    config = module.Config(**manifest.parts[0].keys)
+    recipes = "+".join(result.recipe for result in results)
+    name = (
+        f"{recipes}-{manifest.parts[0].chosen['budget']}{_typed(manifest)}{view_of(module, config)}"
+    )
+    tell(module, config, results, output.folder / study / name, output.formats)
+
+
+def view_of(module: Any, study: Any) -> str:
+    """What differs from the usual view, for the name of a folder: other views stand beside it."""
+    usual, words = module.Config(), []
+    numbers = ("list[float]", "list[int]")  # eps, seeds: how much is shown, not how
+    for name in [item.name for item in fields(usual) if str(item.type) not in numbers]:
+        value = getattr(study, name)
+        if value != getattr(usual, name):
+            words.append(f"{name}={','.join(value) if isinstance(value, list) else value}")
+    return _for_path(words)
+
+
+def _typed(manifest: Manifest) -> str:
+    """Keys that were typed and make other runs, for the name of a folder."""
+    known = {item.name for item in fields(studies.study(manifest.study, "").Config)}
+    aside = {name for name, item, _ in walk(SweepConfig()) if item.metadata.get("aside")}
+    aside |= {"rows", "recipe", "budget", "--config-dir", "-cd"} | known
+    aside -= {"data.name", "data.path"}
+    words = [word for word in manifest.words if word.partition("=")[0] not in aside]
+    return _for_path([word for word in words if "=" in word and not word.startswith("-")])
+
+
+def _for_path(words: Sequence[str]) -> str:
+    return "".join(f"-{re.sub(r'[^A-Za-z0-9_.,=]', '_', word)[:60]}" for word in words)
+
+
+def completing(manifest: Manifest, *, retry: bool) -> str:
+    """The command that trains what is missing."""
+    again = ["retry_failed=true"] if retry else []
+    return shlex.join(["lsexp", "sweep", manifest.study, *manifest.words, *again])
+
+
+def tell(
+    module: Any, study: Any, results: Sequence[Result], folder: Path, formats: Sequence[str]
+) -> None:
+    """Print tables and findings; write figures and tables to `folder`."""
+    several = len(results) > 1
+    for result in results:
+        if several:
+            print(result.title)
+        print(table(result.summary, left=1))
+        print("", *result.notes, "", sep="\n")
+        for finding in result.findings:
+            print(_line(finding))
+        print(flush=True)
+    tables: dict[str, list[studies.Row]] = {}
+    for result in results:
+        findings = [_row(finding) for finding in result.findings]
+        for name, rows in {**result.tables, "findings": findings}.items():
+            of_recipe = [{"recipe": result.recipe, **row} for row in rows] if several else rows
+            tables.setdefault(name, []).extend(of_recipe)
+    written = []
+    try:
+        for name, figure in module.draw(study, results).items():
+            written += write_figure(figure, folder / name, formats)
+        for name, rows in tables.items():
+            if rows:
+                written.append(write_table(rows, folder / f"{name}.csv"))
+        for old in set(folder.glob("*.csv")) - set(written):  # of a sweep with more in it
+            old.unlink()
+    except OSError as error:
+        raise UserError(
+            f"out_dir={folder.parents[1]}: {error.strerror or error}", exit_code=1
+        ) from error
+    print(*written, sep="\n")
+
+
+def _analyzed(
+    module: Any,
+    study: str,
+    manifest: Manifest,
+    part: Part,
+    runs_dir: Path,
+    data_dir: str | None,
+) -> Result | None:
+    """What a study finds in the runs of one recipe that are finished; says what is missing.
+
+    None where none is.
+    """
+    trained = [Trained(run["keys"], _entry(runs_dir / run["name"])) for run in part.runs]
+    for one in trained:
+        if one.entry.status in ("damaged", "stale"):
+            name = one.entry.name
+            remedy = f"`lsexp runs rm {name}`, and it is trained again"
+            say(f"{name}: {one.entry.status}, left out; {remedy}")
+    missing = [one for one in trained if not one.finished]
+    if missing:
+        retry = any(one.entry.status == "failed" for one in missing)
+        of = f" of {part.chosen['recipe']}" if len(manifest.parts) > 1 else ""
+        say(
+            f"{len(missing)} of {plural(len(trained), 'run')}{of} missing "
+            f"({', '.join(label(one.keys) for one in missing[:4])}"
+            f"{', ...' if len(missing) > 4 else ''}); `{completing(manifest, retry=retry)}` "
+            f"completes them"
+        )
+    if len(missing) == len(trained):
+        return None
+    config = module.Config(**part.keys)
+    asked = module.measurements(config, trained)
+    measured = getattr(module, "measured", lambda _: True)
+    for one in trained:
+        if asked and one.finished and measured(one.keys):
+            steps = {question.step for question in asked} - {None}
+            lacking = [at for at in steps if not snapshot_path(one.entry.path, at).is_file()]
+            if lacking:
+                say(
+                    f"{one.entry.name}: finished without {len(lacking)} of its snapshots, left "
+                    f"out; `{completing(manifest, retry=False)}` makes them"
+                )
+                one.entry.status = "without snapshots"
+                continue
+            one.measured = measure(one.entry.path, asked, data_dir)
+    if not any(one.finished for one in trained):
+        return None
+    result: Result = module.analyze(config, trained, part.chosen["recipe"])
+    return result
+
+
+def _entry(path: Path) -> Entry:
+    return read_run(path) if (path / "config.yaml").exists() else Entry(path, "missing")
+
+
+def label(keys: dict[str, Any]) -> str:
+    return " ".join(
+        f"{name}={f'{value:.12g}' if isinstance(value, float) else value}"
+        for name, value in keys.items()
+        if value is not None
+    )
+
+
+def _line(finding: Finding) -> str:
+    """A finding in two lines: the claim with its verdict, and the estimate."""
+    claim, estimate = finding.claim, "no estimate"
+    factor = claim.factor
+    if finding.value is not None:
+        estimate = f"{factor * finding.value:+.3g}"
+        if finding.low is not None and finding.high is not None:
+            estimate += f" [{factor * finding.low:+.3g}, {factor * finding.high:+.3g}]"
+        estimate += f"{' ' if claim.unit else ''}{claim.unit} (n = {finding.n})"
+    paper = "" if finding.paper is None else f"; paper {factor * finding.paper:+.3g}"
+    because = f" ({finding.because})" if finding.because else ""
+    disputed = f"; disputed by {claim.disputed_by}" if claim.disputed_by else ""
+    return (
+        f"{finding.verdict}{because}: {claim.text} ({claim.where}{disputed})\n"
+        f"    {claim.statistic}: {estimate}{paper}"
+    )
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    claim = finding.claim
+    return {
+        "claim": claim.name,
+        "text": claim.text,
+        "where": claim.where,
+        "statistic": claim.statistic,
+        "direction": claim.direction,
+        "margin": claim.margin,
+        "value": finding.value,
+        "low": finding.low,
+        "high": finding.high,
+        "n": finding.n,
+        "paper": finding.paper,
+        "verdict": finding.verdict,
+        "because": finding.because,
+        "disputed_by": claim.disputed_by,
+    }
