@@ -186,16 +186,27 @@ def sweep_help(study: str) -> str:
         "  rows=RECIPE,RECIPE                  instead of recipe=: a row of the figure for each",
         *(_key_line(*found) for found in walk(SweepConfig()) if found[0] == "workers"),
         *(
-            ["  teacher.KEY=VALUE                   a key of the teachers' training alone"]
-            if hasattr(module, "teachers")
+            [f"  {f'{module.PARTNER}.KEY=VALUE':<34}  of the {module.PARTNER}s' training alone"]
+            if hasattr(module, "partner")
             else []
         ),
         "  figure.format=png                   png, pdf, svg; several with commas",
         "  out_dir=FOLDER                      or LSEXP_OUT_DIR (default: out)",
         "",
-        "Any key of `lsexp train` applies to every run; `lsexp train --help` lists them.",
+        f"Any key of `lsexp train` applies to every run{_but(module)}; `lsexp train --help` lists",
+        "them.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _but(module: Any) -> str:
+    """What keys do not apply to, where a study trains two kinds of runs."""
+    if not hasattr(module, "partner"):
+        return ""
+    return (
+        f", but to {module.PARTNER}s of another\n"
+        f"recipe only those of data, budget, folders and devices"
+    )
 
 
 def train_help() -> str:

@@ -74,6 +74,16 @@ def grid(
     return figure, [list(row) for row in axes]
 
 
+def logarithmic(axis: Any) -> None:
+    """A logarithmic y axis with as many labels as there is room for, whatever it spans."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
 def plain(name: str) -> str:
     """A user's name as matplotlib shows it: no mathematics, and not left out of legends.
 

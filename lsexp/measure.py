@@ -118,6 +118,13 @@ class Views(NamedTuple):
     step: int | None = None
 
 
+class Outputs(NamedTuple):
+    """What a network says of all images of a split: logits alone. As in `Measurement`."""
+
+    split: str
+    step: int | None = None
+
+
 class Viewed(NamedTuple):
     """logits_NK, labels_N, indices_N: as in `Measured`."""
 
@@ -126,12 +133,13 @@ class Viewed(NamedTuple):
     indices_N: np.ndarray
 
 
-Question = Measurement | Draws | Views
+Question = Measurement | Draws | Views | Outputs
 Answer = Measured | Drawn | Viewed
 KINDS: dict[type, tuple[str, Any]] = {
     Measurement: ("", Measured),
     Draws: ("draws", Drawn),
     Views: ("views", Viewed),
+    Outputs: ("outputs", Viewed),
 }
 """Question to what its file is called (a measurement's after its split) and the kind of answer."""
 
@@ -368,6 +376,8 @@ class Network:
     def answer(self, asked: Question) -> Answer:
         if isinstance(asked, Measurement):
             return self.measure(asked)
+        if isinstance(asked, Outputs):
+            return self.whole(asked)
         return self.draw(asked) if isinstance(asked, Draws) else self.views(asked)
 
     def model(self, step: int | None) -> nn.Module:
@@ -434,16 +444,25 @@ class Network:
             return arrays.test_images, arrays.test_labels
         return arrays.train_images, arrays.train_labels
 
-    def measure(self, asked: Measurement) -> Measured:
-        import torch
+    def whole(self, asked: Outputs) -> Viewed:
+        indices = self._indices(asked.split)
+        logits, _ = self._outputs(self.model(asked.step), asked.split, indices)
+        return Viewed(logits, self._arrays(asked.split)[1][indices], indices)
 
-        split = asked.split
+    def _indices(self, split: str) -> np.ndarray:
         indices = self.outputs.get(f"{split}.indices")
         if indices is None:
             raise UserError(
                 f"{self.path.name}: has no {split} images (data.split={self.config.data.split})",
                 exit_code=1,
             )
+        return indices
+
+    def measure(self, asked: Measurement) -> Measured:
+        import torch
+
+        split = asked.split
+        indices = self._indices(split)
         labels = self._arrays(split)[1][indices]
         absent = set(asked.classes or ()) - set(labels.tolist())
         if absent:

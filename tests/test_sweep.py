@@ -206,6 +206,13 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path, capsys, monkeypatc
         ("eps workers=0", "workers=0: must be at least 1 and at most 1024; `lsexp sweep eps"),
         ("eps epss=1", "epss=1: no such key"),
         ("eps teacher.optim.lr=1", "teacher.optim.lr=1: eps has no teachers"),
+        ("information student.optim.lr=1", "student.optim.lr=1: needs students=true"),
+        ("information teacher.optim.lr=1", "teacher.optim.lr=1: information has no teachers"),
+        (
+            "information students=true student.seed=1",
+            "student.seed=1: information sets it for its students",
+        ),
+        ("information students=true train.epochs=2", "train.epochs=2: with students=true the"),
         ("distillation teacher.optim.lrr=1", "of the teachers: optim.lrr=1: no such key"),
         ("distillation loss.temperature=2", "loss.temperature=2: distillation sets it; type temp"),
         ("distillation temperatures=0", "temperatures=0.0: must be more than 0"),
@@ -479,6 +486,11 @@ def test_students_learn_from_the_teachers_of_another_sweep(swept, capsys, monkey
         (["loss.student_temperature=tied", "loss.t_squared=true"], 8),  # Hinton's
         (["--config-dir", "own", "recipe=mine"], 8),
         (["recipe=digits_mlp"], 6),  # alike: the teachers are the baseline students
+        (["loss.teachers=null"], 6),
+        (["loss.teachers=null", "model.widths=[8]"], 6),  # what is typed is for both
+        (["loss.teachers=null", "model.widths=[8]", "teacher.seed_of_nothing=1"], None),
+        (["loss.teachers=null", "model.widths=[8]", "teacher.optim.lr=0.2"], 8),
+        (["teacher.recipe=digits_shifted", "teacher.augment.shift=2"], 8),
     ],
 )
 def test_protocols_are_planned(tmp_path, monkeypatch, capsys, words, count):
@@ -487,8 +499,64 @@ def test_protocols_are_planned(tmp_path, monkeypatch, capsys, words, count):
     recipe = "# @package _global_\ndefaults: [digits_distill]\n"
     (tmp_path / "own" / "recipe" / "mine.yaml").write_text(recipe)
     words = [*words, *ONE, "eps=0,0.1", "temperatures=1,4", "seeds=1", "grid=full", "--dry-run"]
+    if count is None:
+        assert main(["sweep", "distillation", *words]) == 2
+        assert "of the teachers: seed_of_nothing=1: no such key" in capsys.readouterr().err
+        return
     assert main(["sweep", "distillation", *words]) == 0
     assert f"{count} runs: 0 finished, {count} to do" in capsys.readouterr().out
+
+
+def test_the_estimate_has_the_teachers_part_where_it_sees_every_batch(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = [*ONE, "train.steps=1000", "eps=0", "temperatures=1", "seeds=1", "--dry-run"]
+    words += ["teacher.recipe=digits_shifted", "teacher.model.widths=[3000,3000]"]
+    seconds = []
+    monkeypatch.setattr("lsexp.sweep.command.duration", lambda spent: str(seconds.append(spent)))
+    for view in ("student", "fresh"):
+        assert main(["sweep", "distillation", *words, f"loss.view={view}"]) == 0
+    assert seconds[1] > 1.1 * seconds[0]
+
+
+def test_students_of_snapshots(tmp_path):
+    """A finished teacher goes on aside for its snapshots, which its students wait for."""
+    shared = ["train.steps=60", "runs_dir=runs"]
+    execute(tiny_plan(tmp_path / "runs", "recipe=digits_shifted", *shared[:1]))
+    words = [*ONE, *shared, "eps=0,0.1", "seeds=1", "snapshots=4", "classes=3,5", "examples=40"]
+    words += ["students=true", "student.train.steps=40", "student.loss.temperature=2"]
+    plain = lsexp("sweep", "information", *words, cwd=tmp_path)
+    assert plain.returncode == 0, plain.stderr
+    assert "11 runs: 0 finished, 11 to do (1 of them again, aside" in plain.stderr
+    lines = plain.stdout.splitlines()
+    folder = tmp_path / lines[-1].rpartition("/")[0]
+    assert "students=true" in folder.name
+    assert {"students.png", "students.csv", "students_by_seed.csv"} <= names(folder)
+    with (folder / "students_by_seed.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["eps"], row["step"]) for row in rows] == [
+        (eps, step) for eps in ("0.0", "0.1") for step in ("0", "1", "30", "60")
+    ]
+    with (folder / "runs.csv").open() as file:
+        trained = list(csv.DictReader(file))
+    found = {"teacher": 0, "baseline": 0, "student": 0}
+    for row in trained:
+        found[row["role"]] += 1
+        metrics = json.loads((tmp_path / "runs" / row["run"] / "metrics.json").read_text())
+        assert metrics["steps"] == (60 if row["role"] == "teacher" else 40)
+        if row["role"] == "student":
+            step = None if row["step"] == "60" else int(row["step"])  # the end is no snapshot
+            assert metrics["teacher"]["step"] == step
+            assert metrics["config"]["loss.temperature"] == 2
+    assert found == {"teacher": 2, "baseline": 1, "student": 8}
+    again = lsexp("plot", "information", cwd=tmp_path)
+    assert again.stdout == plain.stdout, again.stderr
+    for path in (tmp_path / "runs").glob("*/snapshots/step-30.safetensors"):
+        path.unlink()  # the student stands, its teacher's measurement has to come again
+    assert (
+        "2 of them again" in lsexp("sweep", "information", *words, "--dry-run", cwd=tmp_path).stdout
+    )
 
 
 def test_a_student_whose_teacher_fails_is_told_so(tmp_path):
@@ -497,6 +565,36 @@ def test_a_student_whose_teacher_fails_is_told_so(tmp_path):
     assert done.returncode == 1
     assert "its teacher failed (role=teacher eps=0 seed=0)" in done.stderr
     assert "2 of 3 runs failed" in done.stderr
+
+
+def test_a_sweep_that_dies_between_teacher_and_student_goes_on_shared_by_two(tmp_path):
+    words = [
+        *WORDS[:-1],
+        "eps=0,0.1",
+        "seeds=1",
+        "temperatures=1,4",
+        "artifacts.checkpoint_seconds=0.2",
+    ]
+    words += ["train.steps=600", "teacher.train.steps=300"]
+    one_worker = [*words, "workers=1"]
+    process = lsexp("sweep", "distillation", *one_worker, cwd=tmp_path, start=True)
+    folder = tmp_path / "runs"
+    until(lambda: list(folder.glob("*/metrics.json")))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = len(list(folder.glob("*/metrics.json")))
+    assert finished < 7
+    both = [lsexp("sweep", "distillation", *one_worker, cwd=tmp_path, start=True) for _ in range(2)]
+    said = [one.communicate(timeout=120)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert len(list(folder.glob("*/metrics.json"))) == 7
+    assert not list(folder.glob("*/attempt-*"))
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    done = lsexp("sweep", "distillation", *words, "workers=2", cwd=undisturbed)
+    assert done.returncode == 0, done.stderr
+    for run in runs(undisturbed):
+        assert weights(folder / run.name) == weights(run)
 
 
 def test_recipes_become_rows(swept):

@@ -26,7 +26,14 @@ from lsexp.config import (
 from lsexp.data import Dataset, Splits, draw_splits, load
 from lsexp.data.batches import Images, input_shape
 from lsexp.errors import UserError
-from lsexp.launch.teaching import Teaching, find_teacher, settled, teacher_of, views
+from lsexp.launch.teaching import (
+    Teaching,
+    find_teacher,
+    seconds_of_pass,
+    settled,
+    teacher_of,
+    views,
+)
 from lsexp.losses import Targets, targets
 from lsexp.models import build_model
 from lsexp.models.foreign import source_digest
@@ -294,7 +301,10 @@ def steps_done(plan: Plan) -> int:
 
 
 def seconds_of_training(plan: Plan, *, measure_seconds: float = 1.5) -> float:
-    """Estimated seconds of training for a run from its start, from a short measurement here."""
+    """Estimated seconds of training for a run from its start, from a short measurement here.
+
+    What a teacher says of images that it sees in one way is computed before, once, and not in it.
+    """
     images = plan.images("train")
     member = Member(_taught_by_labels(plan.config), images, plan.dataset.num_classes)
     step(member)
@@ -302,11 +312,12 @@ def seconds_of_training(plan: Plan, *, measure_seconds: float = 1.5) -> float:
     while sum(times) < measure_seconds and len(times) < 50:
         member.reset_sums()
         times.append(seconds_of(lambda: step(member), plan.device))
-    return float(np.median(times)) * plan.config.train.steps
+    taught = 0.0 if plan.teaching is None else seconds_of_pass(plan)
+    return (float(np.median(times)) + taught) * plan.config.train.steps
 
 
 def _taught_by_labels(config: TrainConfig) -> TrainConfig:
-    """For timing: a student costs as much as if it had no teacher, whose logits are looked up."""
+    """For timing: a student without its teacher, which may not be trained yet."""
     if not isinstance(config.loss, DistillationConfig):
         return config
     return replace(config, loss=LossConfig(scale=config.loss.scale))

@@ -15,10 +15,12 @@ from lsexp.data import Dataset
 from lsexp.data.batches import Batches, Images, Preprocess, input_shape
 from lsexp.errors import UserError
 from lsexp.measure import Network, Viewed, Views, measure
+from lsexp.models import build_model
 from lsexp.runs.catalog import Entry, read_run, read_runs
 from lsexp.runs.identity import digest
 from lsexp.runs.store import RunFolder, runs_folder, sha256_of
 from lsexp.training import teacher
+from lsexp.training.hardware import seconds_of
 
 if TYPE_CHECKING:
     from lsexp.launch.plan import Plan
@@ -102,6 +104,15 @@ def find_teacher(config: TrainConfig) -> Teaching:
     return Teaching(path, config, digest(identity), identity["data.digest"])
 
 
+def can_teach(student: Plan) -> bool:
+    """Whether what teaches a planned student is there: a finished run, and its snapshot."""
+    taught, loss = student.teaching, student.config.loss
+    assert taught is not None
+    assert isinstance(loss, DistillationConfig)
+    folder, step = RunFolder(taught.path), loss.teacher_step
+    return folder.finished() and (step is None or folder.snapshot(step).is_file())
+
+
 def settled(student: TrainConfig, taught: Teaching, dataset: Dataset) -> TrainConfig:
     """The student's config in one spelling: what changes nothing is as by default.
 
@@ -156,6 +167,27 @@ def views(student: TrainConfig, taught: TrainConfig, shape: tuple[int, int, int]
 
 def _colours(augment: AugmentConfig) -> bool:
     return bool(augment.brightness or augment.contrast)
+
+
+def seconds_of_pass(plan: Plan) -> float:
+    """What the teacher adds to a step of a planned student, from a short measurement here with an
+    untrained network of its kind; 0 where its logits are looked up."""
+    taught, shape, batch = plan.teaching, plan.dataset.image_shape, plan.config.train.batch_size
+    assert taught is not None
+    if views(plan.config, taught.config, shape) is not None:
+        return 0.0
+    seen, rng = input_shape(shape, taught.config.augment), torch.Generator()
+    model = build_model(taught.config.model, seen, plan.dataset.num_classes, rng, rng)
+    model = model.to(plan.device).eval()
+    height, width, channels = seen
+    inputs = torch.zeros(batch, height, width, channels, device=plan.device).permute(0, 3, 1, 2)
+    bf16 = plan.config.precision == "bf16"
+
+    def forward() -> None:
+        with torch.no_grad(), torch.autocast(plan.device.type, torch.bfloat16, enabled=bf16):
+            model(inputs)
+
+    return float(np.median([seconds_of(forward, plan.device) for _ in range(4)][1:]))
 
 
 def teacher_of(plan: Plan, train: Images) -> teacher.Teacher:

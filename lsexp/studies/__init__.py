@@ -18,7 +18,9 @@ and, where it makes sense,
     check(study, data, classes, planned)  refuse what could not be drawn, before training
     drawn(eps)                   of the eps of another study's sweep, those that it draws
     analyze_file(study, path)    the same of anybody's logits; FILE: what the file holds
-    teachers(study, base)        name of the recipe of its teachers; `runs` gets their config too
+    PARTNER                      teacher, student: another kind of run, beside those of the recipe
+    partner(study, base, recipe) name of its recipe, whose config `runs` gets too; None: there are
+                                 none, and NEEDED says what it takes
     measured(keys)               whether a run of these keys is to be measured, where not all are
 
 configs/study/<name>.yaml holds the defaults of its keys. Studies that share the function `runs`

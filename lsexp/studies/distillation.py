@@ -16,11 +16,12 @@ import numpy as np
 
 from lsexp.analysis import collapse
 from lsexp.analysis.distillation import gamma, wrong_class_agreement
+from lsexp.analysis.information import Information
 from lsexp.analysis.statistics import Interval, over_seeds, paired
 from lsexp.config import DistillationConfig, LossConfig, MLPConfig, TrainConfig, key
 from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, plain, styled
-from lsexp.measure import Measurement, Question, Views
+from lsexp.measure import Draws, Measurement, Question, Views
 from lsexp.published import REPRODUCTION_STUDENTS, TOY_ERRORS
 from lsexp.studies import (
     ONE_SEED,
@@ -31,7 +32,9 @@ from lsexp.studies import (
     Run,
     Trained,
     check_lists,
+    data_and_classes,
     decide,
+    information,
     interval_row,
     learnt,
     mean_cell,
@@ -119,9 +122,13 @@ CLAIMS = (HARD_HELPS, SMOOTHED_AGAINST_BASELINE, SMOOTHED_AGAINST_HARD)
 The paper has the second as "no better, and sometimes worse"."""
 
 
-def teachers(_study: Config, base: TrainConfig) -> str | None:
-    """The recipe of the teachers; None: that of the students."""
-    return base.loss.teachers if isinstance(base.loss, DistillationConfig) else None
+PARTNER = "teacher"
+
+
+def partner(_study: Config, base: TrainConfig, recipe: str) -> str:
+    """The recipe of the teachers; by default that of the students."""
+    own = base.loss.teachers if isinstance(base.loss, DistillationConfig) else None
+    return own or recipe
 
 
 def runs(study: Config, base: TrainConfig, taught: TrainConfig) -> list[Run]:
@@ -176,8 +183,19 @@ def measured(keys: Row) -> bool:
 
 
 def measurements(_study: Config, trained: Sequence[Trained]) -> list[Question]:
-    """What teachers say of the students' images, and how far their clusters scatter."""
-    return [_views(trained), Measurement("train", None, SCATTER_IMAGES)]
+    """What teachers say of the students' images, how far their clusters scatter, and their
+    information."""
+    draws = _draws(trained)
+    more = [] if draws is None else [draws]
+    return [_views(trained), Measurement("train", None, SCATTER_IMAGES), *more]
+
+
+def _draws(trained: Sequence[Trained]) -> Draws | None:
+    """The draws of `information` at its defaults; None of teachers who saw images in one way."""
+    done = [one for one in trained if one.finished and one.keys["role"] == TEACHER]
+    if not done or not information.augmented(done[0].entry.config):
+        return None
+    return information.draws_of_the_end(information.Config(), *data_and_classes(done))
 
 
 def _views(trained: Sequence[Trained]) -> Views:
@@ -316,7 +334,7 @@ def _point_rows(point: Point) -> Iterator[Row]:
 
 def _teacher_rows(trained: Sequence[Trained]) -> Iterator[Row]:
     """What makes a teacher, by eps and seed."""
-    views = _views(trained)
+    views, draws = _views(trained), _draws(trained)
     done = [one for one in trained if one.finished and one.keys["role"] == TEACHER]
     hard = {one.keys["seed"]: one for one in done if one.keys["eps"] == 0}
     for one in done:
@@ -334,6 +352,7 @@ def _teacher_rows(trained: Sequence[Trained]) -> Iterator[Row]:
             scatter: float | None = collapse.nc1(clusters.features_ND, clusters.labels_N)
         except collapse.Degenerate:
             scatter = None
+        kept = None if draws is None else _information(one, draws)
         test = one.entry.metrics["test"]
         yield {
             "eps": one.keys["eps"],
@@ -342,9 +361,19 @@ def _teacher_rows(trained: Sequence[Trained]) -> Iterator[Row]:
             "test_ece": test["ece"],
             "train_accuracy": one.entry.metrics["train"]["accuracy"],
             "gamma": gamma(said.logits_NK, said.labels_N),
+            "information": None if kept is None else kept.total,
+            "within_class_information": None if kept is None else kept.within,
             "nc1": scatter,
             "wrong_class_agreement": agreement,
         }
+
+
+def _information(one: Trained, draws: Draws) -> Information | None:
+    """None where its images look alike in every draw, and nothing can be said."""
+    try:
+        return information.of_the_end(one, draws)
+    except UserError:
+        return None
 
 
 def _grid_rows(points: Sequence[Point]) -> Iterator[Row]:
@@ -461,9 +490,11 @@ def _notes(study: Config, taught: Sequence[Row], toy: Sequence[Row]) -> list[str
     for eps in sorted({row["eps"] for row in taught}):
         here = [row for row in taught if row["eps"] == eps]
         alike = mean_cell([row["wrong_class_agreement"] for row in here], 2)
+        kept = mean_cell([row["within_class_information"] for row in here], 2)
         lines.append(
             f"teachers of eps {eps:.12g}: ECE {mean_cell([row['test_ece'] for row in here], 3)}, "
             f"clusters NC1 {mean_cell([row['nc1'] for row in here], 3)}"
+            + (f", I(X;Y|C) {kept} nats" if kept else "")
             + (f", wrong classes ranked as by the hard one: rho {alike}" if alike and eps else "")
         )
     for row in toy:

@@ -5,7 +5,7 @@ With it, on the same axis, other meters of the same collapse. Shape letters: N e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from lsexp.analysis.information import (
 from lsexp.analysis.statistics import Interval, over_examples, over_seeds
 from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError
-from lsexp.figures import grid, plain, series_style, styled
+from lsexp.figures import grid, logarithmic, plain, series_style, styled
 from lsexp.measure import Draws, Measurement, Question
 from lsexp.published import PAPER_PAIR
 from lsexp.studies import (
@@ -47,6 +47,7 @@ from lsexp.studies import (
     title_of,
     untested,
 )
+from lsexp.studies import _snapshot_students as students
 from lsexp.training.snapshots import snapshot_steps
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ class Config:
     redraws: int = key(
         3, "sets of draws at the end, for the scatter over draws", at_least=1, at_most=100
     )
+    students: bool = key(
+        False,
+        "train a student of every snapshot too: does it learn more from those that keep more?",
+    )
     protocol: str = key(
         "draws",
         f"draws: as `draws` and `fresh` say; paper: {PAPER_DRAWS} and {PAPER_FRESH}",
@@ -158,15 +163,28 @@ ABOVE = Claim(
     "above",
     unit="nats",
 )
-CLAIMS = (SMALL, RISES, FALLS, LOWER, ABOVE)
-"""Declared before any run; judged with the default classes and estimator, and only where `CHECKS`
-agree. Gate of the last three: hard runs have learnt their training images (`learnt`)."""
+CLAIMS = (SMALL, RISES, FALLS, LOWER, ABOVE, students.FOLLOW)
+"""Declared before any run; judged with the default classes and estimator, and the first five only
+where `CHECKS` agree. Gate of all but the first two: hard runs have learnt their training images
+(`learnt`)."""
+PARTNER, NEEDED = "student", "students=true"
 
 
-def runs(study: Config, base: TrainConfig) -> list[Run]:
-    """The runs of eps, with snapshots."""
+def partner(study: Config, _base: TrainConfig, recipe: str) -> str | None:
+    """The recipe of the students, where there are any."""
+    return students.RECIPES.get(recipe, recipe) if study.students else None
+
+
+def runs(study: Config, base: TrainConfig, taught: TrainConfig | None = None) -> list[Run]:
+    """The runs of eps, with snapshots; taught: config of their students."""
     artifacts = replace(base.artifacts, snapshots=study.snapshots)
-    return eps.runs(eps.Config(study.eps, study.seeds), replace(base, artifacts=artifacts))
+    found = eps.runs(eps.Config(study.eps, study.seeds), replace(base, artifacts=artifacts))
+    return found if taught is None else students.runs(found, taught, study.snapshots)
+
+
+def measured(keys: Row) -> bool:
+    """Whether a run of these keys is measured: teachers are."""
+    return students.is_teacher(keys)
 
 
 def check(study: Config, data: str, classes: Sequence[str], planned: TrainConfig) -> None:
@@ -204,9 +222,34 @@ def _counts(study: Config) -> tuple[int, int]:
 
 
 def _steps(study: Config, trained: Sequence[Trained]) -> list[int | None]:
-    done = next(one for one in trained if one.finished)
+    done = next(one for one in trained if one.finished and measured(one.keys))
     steps = int(done.entry.config["train.steps"])
     return [*snapshot_steps(steps, study.snapshots), None]
+
+
+def draws_of_the_end(study: Config, data: str, classes: Sequence[str]) -> Draws:
+    """What is asked of final weights, for a data set of this name with these classes."""
+    return _draws(study, _chosen(study, data, classes), None)
+
+
+def of_the_end(one: Trained, draws: Draws) -> Information:
+    """What final weights keep, by the default estimator.
+
+    Args:
+        draws: those of `draws_of_the_end` at the defaults, measured.
+
+    Raises:
+        UserError: its images look alike in every draw.
+    """
+    study = Config()
+    return _estimate(study, *_sets(study, one, draws)[0])
+
+
+def augmented(config: Mapping[str, Any]) -> bool:
+    """Whether training with this flat config saw images in many ways."""
+    shapes = any(config.get(f"augment.{name}") for name in ("shift", "crop", "flip"))
+    colours = any(config.get(f"augment.{name}") for name in ("brightness", "contrast"))
+    return shapes or (colours and config.get("data.normalize") != "image")
 
 
 def _draws(study: Config, chosen: Chosen, step: int | None, subset: int = 0) -> Draws:
@@ -225,8 +268,12 @@ def measurements(study: Config, trained: Sequence[Trained]) -> list[Question]:
     data, classes = data_and_classes(trained)
     chosen = _chosen(study, data, classes)
     asked: list[Question] = []
-    for step in _steps(study, trained):
+    if not any(one.finished and measured(one.keys) for one in trained):
+        return asked
+    places = _steps(study, trained)
+    for step in places:
         asked += [_draws(study, chosen, step), _meters(step)]
+    asked += students.measurements(places) if study.students else []
     return [*asked, *(_draws(study, chosen, None, k) for k in range(1, study.subsets))]
 
 
@@ -255,8 +302,17 @@ METERS = ("nc1", "nc2", "nc3", "class_separation", "gamma")
 
 
 def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
-    """Curves of all networks, and what they say of the claims."""
-    done = sorted((o for o in trained if o.finished), key=lambda o: (o.keys["eps"], o.keys["seed"]))
+    """Curves of all networks, and what they say of the claims.
+
+    Raises:
+        UserError: students are finished, but no teacher.
+    """
+    teachers = [one for one in trained if measured(one.keys)]
+    done = sorted(
+        (one for one in teachers if one.finished), key=lambda o: (o.keys["eps"], o.keys["seed"])
+    )
+    if not done:
+        raise UserError("information: no teacher is finished", exit_code=1)
     data, classes = data_and_classes(done)
     chosen = _chosen(study, data, classes)
     config = done[0].entry.config
@@ -266,12 +322,21 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     curves = [_curve(study, chosen, places, one) for one in done]
     rows = [row for one in curves for row in _curve_rows(steps, one)]
     estimates = list(_estimates(steps, curves))
+    tables = {"information": estimates, "curves": rows, "runs": [run_row(one) for one in trained]}
+    notes = _notes(study, chosen, curves, estimates)
+    taught: list[Row] = []
+    if study.students:
+        taught = list(students.by_seed(trained, curves, places, steps))
+        alone = students.baseline(trained)
+        tables["students"] = list(students.over_all_seeds(taught, alone))
+        tables["students_by_seed"] = taught
+        notes += students.notes(taught, alone)
     return Result(
         recipe,
-        {"information": estimates, "curves": rows, "runs": [run_row(one) for one in trained]},
-        _findings(study, chosen, done, curves),
-        summary=_summary(trained, steps, curves),
-        notes=_notes(study, chosen, curves, estimates),
+        {name: rows for name, rows in tables.items() if rows},
+        _findings(study, chosen, done, curves, taught),
+        summary=_summary(teachers, steps, curves),
+        notes=notes,
         title=title_of(recipe, done),
     )
 
@@ -302,7 +367,8 @@ def _curve(study: Config, chosen: Chosen, places: Sequence[int | None], one: Tra
         if len(redraws[0][1]):  # else there are no more images
             end_BR.append([_estimate(study, *redraw).total for redraw in redraws])
     values = {name: np.array(numbers) for name, numbers in found.items()}
-    return Curve(one.keys, values, np.array(end_BR), len(labels_N), len(labels))
+    keys = {name: one.keys[name] for name in ("eps", "seed")}
+    return Curve(keys, values, np.array(end_BR), len(labels_N), len(labels))
 
 
 def _drawn(
@@ -313,7 +379,11 @@ def _drawn(
     Raises:
         UserError: the draws of an image do not differ.
     """
-    drawn = one.measured[_draws(study, chosen, step, subset)]
+    return _sets(study, one, _draws(study, chosen, step, subset))
+
+
+def _sets(study: Config, one: Trained, asked: Draws) -> list[tuple[np.ndarray, np.ndarray]]:
+    drawn = one.measured[asked]
     y_NM = drawn.difference_NM
     if y_NM.size:
         over_all, within = np.ptp(y_NM), np.ptp(y_NM, axis=1).max()
@@ -387,7 +457,11 @@ def _estimates(steps: Sequence[int], curves: Sequence[Curve]) -> Iterator[Row]:
 
 
 def _findings(
-    study: Config, chosen: Chosen, done: Sequence[Trained], curves: Sequence[Curve]
+    study: Config,
+    chosen: Chosen,
+    done: Sequence[Trained],
+    curves: Sequence[Curve],
+    taught: Sequence[Row],
 ) -> list[Finding]:
     config = done[0].entry.config
     because, usual = "", Config()
@@ -399,10 +473,12 @@ def _findings(
         because = "the claims are of the default classes, examples and draws"
     elif config.get("loss.spread", "uniform") != "uniform":
         because = OTHER_SPREAD
-    return [
-        untested(claim, None, because) if because else _finding(claim, done, curves)
-        for claim in CLAIMS
-    ]
+    if because:
+        return [untested(claim, None, because) for claim in CLAIMS]
+    found = [_finding(claim, done, curves) for claim in CLAIMS[:-1]]
+    if not study.students:
+        return [*found, untested(students.FOLLOW, None, f"needs {NEEDED}")]
+    return [*found, students.finding(taught, str(config["data.name"]), learnt(done))]
 
 
 def _finding(claim: Claim, done: Sequence[Trained], curves: Sequence[Curve]) -> Finding:
@@ -566,16 +642,16 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
             axis.set_xlim(left=0)
         for axis, most in ((axes[0], True), (axes[1], False)):
             _draw_limits(axis, result, most=most)
-        axes[2].set_yscale("log")
-        for part in (axes[2].yaxis.set_major_formatter, axes[2].yaxis.set_minor_formatter):
-            part("{x:g}")
-        axes[2].yaxis.set_tick_params(which="both", labelsize=6)
+        logarithmic(axes[2])
         axes[0].set_title(plain(result.title), loc="left", fontsize=8)
         for axis in (axes[0], axes[2], axes[4], axes[5]):
             axis.legend(fontsize=7)
         axes[1].legend(fontsize=6, loc="best")
         axes[3].legend(fontsize=6)
-    return {"information": figure}
+    taught = [result for result in results if "students" in result.tables]
+    if not taught:
+        return {"information": figure}
+    return {"information": figure, "students": students.draw(taught)}
 
 
 def _draw_limits(axis: Any, result: Result, *, most: bool) -> None:
@@ -603,7 +679,8 @@ def _draw_panel(axis: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
             axis.plot(
                 steps, [row["value"] for row in here], color=color, linestyle=line, label=title
             )
-            if any(row["low"] is not None for row in here):  # none where all seeds are alike
+            # None where all seeds are alike; two seeds have one that hides the curves.
+            if any(row["low"] is not None and row["n"] > 2 for row in here):
                 low, high = (
                     [row["value"] if row[end] is None else row[end] for row in here]
                     for end in ("low", "high")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from lsexp import compose, studies
 from lsexp.config import (
@@ -20,49 +20,60 @@ from lsexp.errors import UserError
 from lsexp.sweep.manifest import Part
 
 
+class Planned(NamedTuple):
+    """A run with its plan; after: place, in the same list, of its teacher (None: it has none)."""
+
+    run: studies.Run
+    plan: Any
+    after: int | None
+
+
 @dataclass
 class Asked:
-    """A row of what was typed, composed: the study's keys, the runs and their common config."""
+    """A row of what was typed, composed.
+
+    Attributes:
+        config: with the study's keys; base: what is trained, of it.
+        chosen: names of recipe and budget.
+        partner: those of the study's other kind of run.
+    """
 
     words: list[str]
     config: SweepConfig
-    chosen: dict[str, str]
+    chosen: compose.Chosen
     base: TrainConfig
     runs: list[studies.Run]
-    teachers: compose.Chosen | None = None
+    partner: compose.Chosen | None
+    partner_teaches: bool
 
-    def planned(self, command: list[str], *, remember: bool) -> list[Any]:
+    def planned(self, command: list[str], *, remember: bool) -> list[Planned]:
         """A plan for each run; teachers come before their students."""
         from lsexp.launch.plan import Planner
         from lsexp.launch.teaching import Teaching
 
-        students = Planner(self.chosen, command, remember=remember)
-        teachers = Planner(self.teachers or self.chosen, command, remember=remember)
-        plans: list[Any] = []
+        own = Planner(self.chosen, command, remember=remember)
+        partners = Planner(self.partner or self.chosen, command, remember=remember)
+        teachers, students = (partners, own) if self.partner_teaches else (own, partners)
+        found: list[Planned] = []
+        places = {id(run): place for place, run in enumerate(self.runs)}
         teaching = {id(run.teacher) for run in self.runs}
-        for run in self.runs:
+        first: dict[Any, int] = {}  # a run may be there twice: a teacher can be a baseline too
+        for place, run in enumerate(self.runs):
             if run.teacher is None:
-                plans.append((teachers if id(run) in teaching else students)(run.config))
-                continue
-            taught = Teaching.planned(plans[self._place(run.teacher)])
-            assert isinstance(run.config.loss, DistillationConfig)
-            loss = replace(run.config.loss, teacher=taught.path.name)
-            plans.append(students(replace(run.config, loss=loss), taught))
-        return plans
+                planner = teachers if id(run) in teaching else students
+                found.append(Planned(run, planner(run.config), None))
+            else:
+                before = found[places[id(run.teacher)]].plan
+                taught = Teaching.planned(before)
+                assert isinstance(run.config.loss, DistillationConfig)
+                loss = replace(run.config.loss, teacher=taught.path.name)
+                plan = students(replace(run.config, loss=loss), taught)
+                found.append(Planned(run, plan, first[before.folder.path]))
+            first.setdefault(found[-1].plan.folder.path, place)
+        return found
 
-    def _place(self, run: studies.Run) -> int:
-        return next(i for i, one in enumerate(self.runs) if one is run)
-
-    def after(self, place: int) -> int | None:
-        """Place of the teacher of a run."""
-        teacher = self.runs[place].teacher
-        return None if teacher is None else self._place(teacher)
-
-    def part(self, plans: Sequence[Any]) -> Part:
-        named = [
-            {"keys": run.keys, "name": plan.folder.path.name}
-            for run, plan in zip(self.runs, plans, strict=True)
-        ]
+    def part(self, planned: Sequence[Planned]) -> Part:
+        named = [{"keys": run.keys, "name": plan.folder.path.name} for run, plan, _ in planned]
         return Part(self.words, asdict(self.config.study), self.chosen, named)
 
 
@@ -79,68 +90,93 @@ def ask(study: str, module: Any, words: list[str]) -> list[Asked]:
         raise UserError(f"{rows[0]}: a recipe is there twice")
     asked = []
     for typed in [[f"recipe={recipe}", *others] for recipe in recipes] or [others]:
-        own = [word for word in typed if not word.startswith(TEACHERS)]
+        theirs, own = _of_the_partner(study, module, typed)
         found = compose.sweep_config(study, own)
         if found is None:
             continue
-        base = _base_of(study, module, found[0])
-        teachers, chosen = _teachers(study, module, typed, found, base)
-        runs = _runs_of(module, found[0], base, teachers)
-        asked.append(Asked(typed, *found, base, runs, chosen))
+        config, chosen = found
+        base = _base_of(study, module, config)
+        partner = None
+        if hasattr(module, "partner"):
+            recipe = module.partner(config.study, base, chosen["recipe"])
+            if recipe is not None:
+                partner = _partner(module, recipe, chosen["recipe"], own, theirs, base)
+            elif theirs:
+                raise UserError(f"{module.PARTNER}.{theirs[0]}: needs {module.NEEDED}")
+        more = () if partner is None else (partner[0],)
+        runs: list[studies.Run] = module.runs(config.study, base, *more)
+        for run in runs:
+            check(run.config)
+        teaches = getattr(module, "PARTNER", "") == "teacher"
+        names = None if partner is None else partner[1]
+        asked.append(Asked(typed, config, chosen, base, runs, names, teaches))
     return asked
 
 
-TEACHERS = "teacher."
-"""Before a key: it is one of the teachers' training."""
+PARTNERS = ("teacher", "student")
+"""Before a key: it is one of the study's other kind of run."""
 
 
-def _teachers(
-    study: str,
-    module: Any,
-    words: list[str],
-    found: tuple[SweepConfig, compose.Chosen],
-    base: TrainConfig,
-) -> tuple[TrainConfig | None, compose.Chosen | None]:
-    """The config of a study's teachers: their own recipe, with the words about data, places and
-    devices that were typed for all, and those typed for them, `teacher.KEY=VALUE`."""
-    own = [word.removeprefix(TEACHERS) for word in words if word.startswith(TEACHERS)]
-    if not hasattr(module, "teachers"):
-        if own:
-            raise UserError(f"{TEACHERS}{own[0]}: {study} has no teachers")
-        return None, None
-    recipe = module.teachers(found[0].study, base)
-    if recipe is None and not own:
-        return _on_labels(base), found[1]
+def _of_the_partner(study: str, module: Any, words: list[str]) -> tuple[list[str], list[str]]:
+    """Words of the study's other kind of run, without its name before them; and all others."""
+    kind = getattr(module, "PARTNER", None)
+    theirs, own = [], []
+    for word in words:
+        before, dot, rest = word.partition(".")
+        if not dot or before not in PARTNERS:
+            own.append(word)
+        elif before != kind:
+            raise UserError(f"{word}: {study} has no {before}s of their own")
+        elif rest.startswith("-") or rest.partition("=")[0] in module.OWNED:
+            raise UserError(f"{word}: {study} sets it for its {kind}s")
+        else:
+            theirs.append(rest)
+    return theirs, own
+
+
+def _partner(
+    module: Any, recipe: str, same: str, own: list[str], theirs: list[str], base: TrainConfig
+) -> tuple[TrainConfig, compose.Chosen]:
+    """The config of the other kind of run, and names of its recipe and budget.
+
+    Args:
+        recipe: its; same: that of the sweep. What was typed for a recipe goes with it; with another
+            one only words about data, places, devices and budget.
+        own: words of the sweep; theirs: those for these runs alone, which win.
+    """
+    typed = {word.partition("=")[0] for word in theirs}
+    study = {item.name for item in fields(module.Config)}
     aside = {name for name, item, _ in walk(TrainConfig()) if item.metadata["aside"]}
-    for word in own:
-        if word.startswith("-") or word.partition("=")[0] in module.OWNED:
-            raise UserError(f"{TEACHERS}{word}: {study} sets it for its teachers")
-    shared, queue = [], list(words)
+    shared, queue = [], list(own)
     while queue:
         word = queue.pop(0)
         name, equals, _ = word.partition("=")
+        group = name.partition(".")[0]
         if name in ("--config-dir", "-cd"):
             shared += [word] if equals else [word, *queue[:1]]
             queue = queue if equals else queue[1:]
-        elif name in aside | {"budget", "precision", "data", "loss.spread"} or name.startswith(
-            "data."
-        ):
+            continue
+        if name in typed or name == "recipe":
+            continue
+        everywhere = name in aside | {"budget", "precision", "loss.spread"} or group == "data"
+        alike = recipe == same and group != "loss" and name not in study | {"workers"}
+        if everywhere or alike:
             shared.append(word)
+    words = [*shared, *theirs]
+    if "recipe" not in typed:
+        words.append(f"recipe={recipe}")
     try:
-        [(config, chosen)] = compose.train_configs(
-            [f"recipe={recipe or found[1]['recipe']}", *shared, *own]
-        )
+        [(config, chosen)] = compose.train_configs(words)
     except UserError as error:
-        raise UserError(f"of the teachers: {error}") from error
+        raise UserError(f"of the {module.PARTNER}s: {error}") from error
     # The same images, so that no teacher has seen what its students are chosen on.
-    typed = {word.partition("=")[0] for word in own}
-    same = {
+    same_images = {
         name: getattr(base.data, name)
         for name in ("split", "split_seed", "train_size")
         if f"data.{name}" not in typed
     }
-    config = replace(config, threads=config.threads or 1, data=replace(config.data, **same))
-    return _on_labels(config), chosen
+    config = replace(config, threads=config.threads or 1, data=replace(config.data, **same_images))
+    return _on_labels(config) if module.PARTNER == "teacher" else config, chosen
 
 
 def _on_labels(config: TrainConfig) -> TrainConfig:
@@ -148,25 +184,15 @@ def _on_labels(config: TrainConfig) -> TrainConfig:
 
 
 def _base_of(study: str, module: Any, config: SweepConfig) -> TrainConfig:
-    """What all runs of a sweep, or its students, share."""
+    """What the runs of a sweep's recipe share."""
     check_fields(config.study, f"lsexp sweep {study} --help")
     check_fields(config, f"lsexp sweep {study} --help")
     names = [item.name for item in fields(TrainConfig)]
     base = TrainConfig(**{name: getattr(config, name) for name in names})
     base.threads = base.threads or 1  # many runs at once, a core for each
-    if hasattr(module, "teachers") and isinstance(base.loss, DistillationConfig):
+    if getattr(module, "PARTNER", "") == "teacher" and isinstance(base.loss, DistillationConfig):
         base.loss.teacher = "of the sweep"
         check(_on_labels(base))  # the protocol is checked with each temperature
     else:
         check(base)
     return base
-
-
-def _runs_of(
-    module: Any, config: SweepConfig, base: TrainConfig, teachers: TrainConfig | None
-) -> list[studies.Run]:
-    more = () if teachers is None else (teachers,)
-    runs: list[studies.Run] = module.runs(config.study, base, *more)
-    for run in runs:
-        check(run.config)
-    return runs

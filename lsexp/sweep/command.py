@@ -12,7 +12,7 @@ from lsexp import compose, studies
 from lsexp.config import LossConfig, SweepConfig, TrainConfig
 from lsexp.errors import UserError
 from lsexp.runs.store import runs_folder
-from lsexp.sweep.asked import ask
+from lsexp.sweep.asked import Planned, ask
 from lsexp.sweep.manifest import Manifest, newest_manifest, newest_with_runs
 from lsexp.sweep.show import Output, label, show, tell, view_of
 from lsexp.text import duration, plural, say, user_path
@@ -49,6 +49,7 @@ def run_sweep(words: list[str]) -> int:
         return 0
 
     from lsexp.launch.pool import Pool
+    from lsexp.launch.teaching import can_teach
 
     command = ["lsexp", "sweep", *words]
     base, count = asked[0].base, sum(len(row.runs) for row in asked)
@@ -57,34 +58,30 @@ def run_sweep(words: list[str]) -> int:
         pool = None
         if not dry_run and not _seems_done(study, typed, base):
             pool = stack.enter_context(Pool(workers, threads))  # imports while we plan
-        todo: list[tuple[studies.Run, Any, int | None]] = []
+        todo: list[tuple[Planned, int | None]] = []
         errors: list[str] = []
         parts = []
         for row in asked:
-            plans = row.planned(command, remember=not dry_run)
+            planned = row.planned(command, remember=not dry_run)
             if hasattr(module, "check"):
-                dataset = plans[0].dataset
-                names = dataset.arrays.classes
-                module.check(row.config.study, dataset.name, names, plans[0].config)
-            left, failed = _tell_plan(study, row.runs, plans, workers, dry_run, base.retry_failed)
-            # A run may be there twice: a teacher like its students is a baseline too.
-            first = {plan.folder.path: i for i, plan in reversed(list(enumerate(plans)))}
+                plan = planned[0].plan
+                names = plan.dataset.arrays.classes
+                module.check(row.config.study, plan.dataset.name, names, plan.config)
+            left, failed = _tell_plan(study, planned, workers, dry_run, base.retry_failed)
+            errors += failed
             places: dict[int, int] = {}
             for i in left:
-                after = row.after(i)
-                after = None if after is None else first[plans[after].folder.path]
-                if after is not None and plans[after].folder.finished():
-                    after = None  # it can teach, whatever else is asked of it
-                elif after is not None and after not in places:
-                    of = label(row.runs[after].keys)
-                    errors.append(f"{label(row.runs[i].keys)}: its teacher failed before ({of})")
+                after = planned[i].after
+                if after is None or can_teach(planned[i].plan):
+                    after = None  # whatever else is asked of the teacher
+                elif after not in places:
+                    run, of = (label(planned[k].run.keys) for k in (i, after))
+                    errors.append(f"{run}: its teacher failed before ({of})")
                     continue
                 places[i] = len(todo)
-                place = None if after is None else places[after]
-                todo.append((row.runs[i], plans[i], place))
-            errors += failed
-            parts.append(row.part(plans))
-            runs_dir = plans[0].folder.path.parent
+                todo.append((planned[i], None if after is None else places[after]))
+            parts.append(row.part(planned))
+            runs_dir = planned[0].plan.folder.path.parent
         if dry_run:
             return 0
         kept = [word for word in typed if not word.startswith("retry_failed=")]
@@ -225,8 +222,7 @@ def _seems_done(study: str, words: list[str], base: TrainConfig) -> bool:
 
 def _tell_plan(
     study: str,
-    runs: Sequence[studies.Run],
-    plans: Sequence[Any],
+    planned: Sequence[Planned],
     workers: int,
     dry_run: bool,
     retry: bool,
@@ -240,7 +236,7 @@ def _tell_plan(
 
     todo, errors, failed, again, anew = [], [], 0, 0, 0
     seen, begun = set(), {}
-    for i, (run, plan) in enumerate(zip(runs, plans, strict=True)):
+    for i, (run, plan, _) in enumerate(planned):
         if plan.folder.path in seen:
             continue
         seen.add(plan.folder.path)
@@ -267,34 +263,34 @@ def _tell_plan(
         seconds = sum(
             seconds_of_training(kind[0])
             * sum(1 - begun[plan.folder.path] / plan.config.train.steps for plan in kind)
-            for kind in _kinds([plans[i] for i in todo])
+            for kind in _kinds([planned[i].plan for i in todo])
         ) / min(workers, len(todo))
         counts += f", about {duration(seconds)} with {plural(workers, 'worker')}, evaluation apart"
-        if plans[0].snapshots:
+        if planned[0].plan.snapshots:
             counts += ", then what is measured at snapshots"
-    kinds = [describe_training(kind[0]) for kind in _kinds(plans)]
-    lines = "\n".join([*kinds, f"sweep    {study}, {counts}"])
+    told = dict.fromkeys(describe_training(kind[0]) for kind in _kinds([p.plan for p in planned]))
+    lines = "\n".join([*told, f"sweep    {study}, {counts}"])
     print(lines) if dry_run else say(lines)
     return todo, errors
 
 
 def _kinds(plans: Sequence[Any]) -> list[list[Any]]:
-    """Plans that differ in loss and seed only, together."""
-    found: list[list[Any]] = []
+    """Plans that cost the same, together: they differ in seed and in the numbers of their loss."""
+    found: list[tuple[Any, list[Any]]] = []
     for plan in plans:
-        like = replace(plan.config, loss=LossConfig(), seed=0)
-        for kind in found:
-            if replace(kind[0].config, loss=LossConfig(), seed=0) == like:
+        like = replace(plan.config, loss=LossConfig(), seed=0), plan.teaching is None
+        for other, kind in found:
+            if other == like:
                 kind.append(plan)
                 break
         else:
-            found.append([plan])
-    return found
+            found.append((like, [plan]))
+    return [kind for _, kind in found]
 
 
 def _train(
     pool: Any,
-    work: Sequence[tuple[studies.Run, Any, int | None]],
+    work: Sequence[tuple[Planned, int | None]],
     command: list[str],
 ) -> tuple[list[str], str]:
     """Train in the pool; one line for each failure, and the signal that stopped it or ""."""
@@ -304,10 +300,10 @@ def _train(
 
     tasks = [
         Task(plan.config, plan.chosen, command, label(run.keys), after=after)
-        for run, plan, after in work
+        for (run, plan, _), after in work
     ]
-    steps = [plan.config.train.steps for _, plan, _ in work]
-    done = [steps_done(plan) for _, plan, _ in work]
+    steps = [one.plan.config.train.steps for one, _ in work]
+    done = [steps_done(one.plan) for one, _ in work]
     with SweepView([task.label for task in tasks], steps, done) as view:
         outcomes, stopped = pool.train(tasks, view)
     errors = [

@@ -86,7 +86,8 @@ def view_of(module: Any, study: Any) -> str:
     for name in [item.name for item in fields(usual) if str(item.type) not in numbers]:
         value = getattr(study, name)
         if value != getattr(usual, name):
-            words.append(f"{name}={','.join(value) if isinstance(value, list) else value}")
+            text = ",".join(value) if isinstance(value, list) else str(value)
+            words.append(f"{name}={text.lower() if isinstance(value, bool) else text}")
     return _for_path(words)
 
 

@@ -13,12 +13,13 @@ from lsexp.config import (
     TrainConfig,
 )
 from lsexp.errors import UserError
-from lsexp.measure import Measured, Measurement, Viewed
+from lsexp.measure import Drawn, Measured, Measurement, Viewed
 from lsexp.runs.catalog import Entry
-from lsexp.studies import Trained, distillation
+from lsexp.studies import Trained, distillation, information
 from lsexp.studies.distillation import Config
 
 EPS, TEMPERATURES = [0.0, 0.1, 0.2], [1.0, 4.0]
+CLASSES = ["airplane", "cat", "dog", "owl"]
 STUDY = Config(eps=EPS, temperatures=TEMPERATURES, seeds=[0, 1, 2])
 
 
@@ -86,7 +87,7 @@ def test_hard_teachers_may_have_dropout():
 
 def test_without_distillation_in_the_recipe_the_protocol_is_the_papers():
     base = TrainConfig(model=MLPConfig(), loss=LossConfig(scale=3))
-    assert distillation.teachers(STUDY, base) is None
+    assert distillation.partner(STUDY, base, "mine") == "mine"
     [student, *_] = [run for run in distillation.runs(STUDY, base, base) if run.teacher]
     expected = DistillationConfig(teacher="of the sweep", scale=3)
     assert student.config.loss == expected
@@ -206,6 +207,40 @@ def test_why_is_told_for_each_teacher():
     assert hard["wrong_class_agreement"] == 1
     assert 1 > first["wrong_class_agreement"] > second["wrong_class_agreement"]
     assert hard["nc1"] > 0
+
+
+def test_what_teachers_keep_within_a_class_is_told_where_they_saw_images_in_many_ways():
+    runs = networks()
+    assert {row["information"] for row in analyzed_teachers(runs)} == {None}
+    draws = information.draws_of_the_end(information.Config(), "cifar10", CLASSES)
+    rng = np.random.default_rng(0)
+    for one in runs:
+        one.entry.config["augment.shift"] = 2
+        one.entry.metrics |= {"classes": CLASSES, "config": {"data.name": "cifar10"}}
+        if one.keys["role"] == "teacher":
+            labels = np.repeat([0, 1], 30)
+            means = 1000.0 * labels + (0 if one.keys["eps"] else 10) * rng.normal(size=60)
+            values = means[:, None] + rng.normal(size=(60, draws.draws))
+            one.measured[draws] = Drawn(values.astype(np.float32), labels, np.arange(60))
+    assert draws in distillation.measurements(STUDY, runs)
+    rows = analyzed_teachers(runs)
+    for row in rows:
+        assert row["information"] == pytest.approx(
+            np.log(2) + row["within_class_information"], abs=0.01
+        )
+        assert (row["within_class_information"] > 1) == (row["eps"] == 0)
+    runs[0].measured[draws] = (
+        runs[0]
+        .measured[draws]
+        ._replace(  # alike in every draw
+            difference_NM=np.repeat(runs[0].measured[draws].difference_NM[:, :1], draws.draws, 1)
+        )
+    )
+    assert analyzed_teachers(runs)[0]["information"] is None
+
+
+def analyzed_teachers(runs):
+    return distillation.analyze(STUDY, runs, "mine").tables["teachers"]
 
 
 def test_a_full_grid_has_differences_and_a_second_figure():
