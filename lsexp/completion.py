@@ -102,6 +102,10 @@ def _sweep(words: list[str], current: str) -> list[str]:
     if current.startswith("figure.format="):
         return [f"figure.format={ending}" for ending in FORMATS]
     module = studies.study(words[0], "lsexp sweep")
+    partner = f"{getattr(module, 'PARTNER', '')}."
+    if partner != "." and current.startswith(partner):
+        found = _settings(current.removeprefix(partner))
+        return [f"{partner}{word}" for word in found if word[:-1] not in module.OWNED]
     if "=" in current or current.startswith("-"):
         found = _values(current, walk(module.Config())) or _settings(current)
         return found or ["--dry-run", "--cfg", "--config-dir", "--help"]

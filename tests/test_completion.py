@@ -1,5 +1,6 @@
 """Tab completion, in real shells on a terminal."""
 
+import contextlib
 import os
 import pty
 import re
@@ -45,6 +46,9 @@ def test_commands_flags_keys_groups_and_values_are_offered():
     assert offered("lsexp sweep e") == ["eps"]
     assert offered("lsexp sweep eps se") == ["seeds="]
     assert offered("lsexp sweep eps loss.e") == []
+    assert offered("lsexp sweep distillation teacher.train.st") == ["teacher.train.steps="]
+    assert offered("lsexp sweep information student.model=mlp_m") == ["student.model=mlp_mnist"]
+    assert offered("lsexp sweep information student.see") == []
     assert offered("lsexp sweep eps --dr") == ["--dry-run"]
     assert offered("lsexp plot ") == [
         "calibration",
@@ -68,8 +72,8 @@ def test_names_of_runs_are_offered(tmp_path, monkeypatch):
     assert offered("lsexp runs show dig") == ["digits-mlp-eps0-seed0-0123456789ab"]
 
 
-def typed(shell, setup, line):
-    """What a person sees who types `line` in an interactive shell."""
+def typed(shell, setup, line, completed):
+    """What a person sees who types `line` in an interactive shell, `completed` at the end."""
     child, terminal = pty.fork()
     if child == 0:
         bin_dir = str(Path(sys.executable).parent)
@@ -79,8 +83,9 @@ def typed(shell, setup, line):
     try:
         for text in (setup + "\n", "echo re''ady\n", line):
             os.write(terminal, text.encode())
-            seen = _until(terminal, b"ready" if "re''ady" in text else None)
-        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode(errors="replace"))
+            mark = {line: completed, "echo re''ady\n": "ready"}.get(text, "")
+            seen = _until(terminal, mark)
+        return seen
     finally:
         os.write(terminal, b"\x03\x04")
         os.close(terminal)
@@ -89,20 +94,17 @@ def typed(shell, setup, line):
 
 
 def _until(terminal, mark):
-    """Read until `mark`, or else until nothing has come for a second."""
-    seen, silent, os_deadline = b"", time.monotonic(), time.monotonic() + 20
+    """Read until the last line ends with `mark`, for 20 seconds at most."""
+    seen, deadline = b"", time.monotonic() + 20
     os.set_blocking(terminal, False)
-    while time.monotonic() < os_deadline:
-        try:
-            more = os.read(terminal, 4096)
-            seen, silent = seen + more, time.monotonic()
-        except BlockingIOError:
-            time.sleep(0.05)
-        if mark is not None and mark in seen:
-            return seen
-        if mark is None and time.monotonic() - silent > 1.0:
-            return seen
-    return seen
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            seen += os.read(terminal, 4096)
+        shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode(errors="replace"))
+        if rendered(shown).endswith(mark) or mark in shown.splitlines():
+            return shown
+        time.sleep(0.05)
+    return shown
 
 
 SHELLS = {
@@ -127,7 +129,7 @@ def test_typing_tab(shell, line, completed):
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     command, setup = SHELLS[shell]
-    seen = typed(command, setup, line)
+    seen = typed(command, setup, line, completed)
     assert rendered(seen).endswith(completed), seen
 
 

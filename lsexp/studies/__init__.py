@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from lsexp.analysis.statistics import Direction, Interval, over_seeds, verdict
-from lsexp.config import TrainConfig
+from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError, unknown
 from lsexp.measure import Question
 from lsexp.runs.catalog import Entry, load_outputs
@@ -50,6 +50,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+
+
+def eps_key(usual: list[float], doc: str = "smoothing of each run, as a list") -> Any:
+    """A study's key `eps`."""
+    return key(usual, doc, at_least=0, below=1)
+
+
+def seeds_key(usual: list[int]) -> Any:
+    """A study's key `seeds`, for which one number says how many."""
+    return key(usual, "how many seeds, or which, as a list", at_least=0, below=2**31)
 
 
 class Run(NamedTuple):

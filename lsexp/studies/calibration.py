@@ -46,11 +46,13 @@ from lsexp.studies import (
     Trained,
     _calibration_figures,
     decide,
+    eps_key,
     interval_row,
     learnt,
     mean_cell,
     run_row,
     seeds_cell,
+    seeds_key,
     title_of,
     untested,
 )
@@ -73,12 +75,8 @@ SMOOTHED = 0.05
 
 @dataclass
 class Config:
-    eps: list[float] = key(
-        [0.0, 0.05, 0.1, 0.2, 0.3], "smoothing of each run, as a list", at_least=0, below=1
-    )
-    seeds: list[int] = key(
-        [0, 1, 2, 3, 4], "how many seeds, or which, as a list", at_least=0, below=2**31
-    )
+    eps: list[float] = eps_key([0.0, 0.05, 0.1, 0.2, 0.3])
+    seeds: list[int] = seeds_key([0, 1, 2, 3, 4])
     protocol: str = key(
         "halves",
         "halves: temperature is fitted on one half of val, val is reported on the other; paper: "

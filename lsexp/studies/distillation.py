@@ -34,11 +34,13 @@ from lsexp.studies import (
     check_lists,
     data_and_classes,
     decide,
+    eps_key,
     information,
     interval_row,
     learnt,
     mean_cell,
     run_row,
+    seeds_key,
     title_of,
     untested,
 )
@@ -62,20 +64,16 @@ TEACHER, BASELINE, STUDENT = "teacher", "baseline", "student"
 
 @dataclass
 class Config:
-    eps: list[float] = key(
+    eps: list[float] = eps_key(
         [0.0, 0.15, 0.3, 0.45, 0.6, 0.75],
         "smoothing of teachers, and of baseline students; with 0, as a list",
-        at_least=0,
-        below=1,
     )
     temperatures: list[float] = key(
         [1.0, 2.0, 3.0, 4.0, 8.0, 12.0, 16.0],
         "of the hard teacher's probabilities, as a list",
         more_than=0,
     )
-    seeds: list[int] = key(
-        [0, 1, 2], "how many seeds, or which, as a list", at_least=0, below=2**31
-    )
+    seeds: list[int] = seeds_key([0, 1, 2])
     grid: str = key(
         "figure",
         "figure: smoothed teachers teach at temperature 1; full: every teacher at every "

@@ -32,7 +32,7 @@ from lsexp.analysis.statistics import (
     paired,
     smallest_visible_difference,
 )
-from lsexp.config import TrainConfig, key
+from lsexp.config import TrainConfig
 from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Question
 from lsexp.published import PAPER_ACCURACY
@@ -46,9 +46,11 @@ from lsexp.studies import (
     Trained,
     check_lists,
     decide,
+    eps_key,
     interval_row,
     run_row,
     seeds_cell,
+    seeds_key,
     title_of,
     untested,
 )
@@ -65,12 +67,8 @@ SPLITS = ("val", "test")
 
 @dataclass
 class Config:
-    eps: list[float] = key(
-        [0.0, 0.05, 0.1, 0.2, 0.3], "smoothing of each run, as a list", at_least=0, below=1
-    )
-    seeds: list[int] = key(
-        [0, 1, 2, 3, 4], "how many seeds, or which, as a list", at_least=0, below=2**31
-    )
+    eps: list[float] = eps_key([0.0, 0.05, 0.1, 0.2, 0.3])
+    seeds: list[int] = seeds_key([0, 1, 2, 3, 4])
 
 
 UNCHANGED = Claim(

@@ -39,11 +39,13 @@ from lsexp.studies import (
     data_and_classes,
     decide,
     eps,
+    eps_key,
     interval_row,
     learnt,
     mean_cell,
     run_row,
     seeds_cell,
+    seeds_key,
     title_of,
     untested,
 )
@@ -76,10 +78,8 @@ BESIDE = 1e-4
 
 @dataclass
 class Config:
-    eps: list[float] = key([0.0, 0.1], "smoothing of each run, as a list", at_least=0, below=1)
-    seeds: list[int] = key(
-        [0, 1, 2], "how many seeds, or which, as a list", at_least=0, below=2**31
-    )
+    eps: list[float] = eps_key([0.0, 0.1])
+    seeds: list[int] = seeds_key([0, 1, 2])
     snapshots: int = key(
         17,
         "times at which it is measured, start and end among them; the paper has 17",

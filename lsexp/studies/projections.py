@@ -36,6 +36,7 @@ from lsexp.studies import (
     learnt,
     run_row,
     seeds_cell,
+    seeds_key,
     title_of,
     untested,
 )
@@ -58,9 +59,7 @@ class Config:
     eps: list[float] = key(
         [0.0, 0.1], "smoothing of each run, as a list; a pair of panels each", at_least=0, below=1
     )
-    seeds: list[int] = key(
-        [0, 1, 2, 3, 4], "how many seeds, or which, as a list", at_least=0, below=2**31
-    )
+    seeds: list[int] = seeds_key([0, 1, 2, 3, 4])
     classes: list[str] | None = key(
         None,
         "three classes by name or number, as a list; null: the paper's for CIFAR, elsewhere the "

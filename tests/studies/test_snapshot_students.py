@@ -124,13 +124,17 @@ def curves():
     ]
 
 
+def luck(eps, place, seed):
+    return 0.01 * np.random.default_rng([seed, place, round(10 * eps)]).normal()
+
+
 def keeps(eps, place, seed):
     """A student that learns what is kept."""
-    return 0.5 * LOOKS[eps][place] + 0.1 * WITHIN[eps][place] + 0.001 * ((seed * 7 + place) % 5)
+    return 0.5 * LOOKS[eps][place] + 0.1 * WITHIN[eps][place] + luck(eps, place, seed)
 
 
 def forgets(eps, place, seed):
-    return 0.5 * LOOKS[eps][place] - 0.1 * WITHIN[eps][place] + 0.001 * ((seed * 7 + place) % 5)
+    return 0.5 * LOOKS[eps][place] - 0.1 * WITHIN[eps][place] + luck(eps, place, seed)
 
 
 def rows(accuracy):
