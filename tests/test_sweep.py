@@ -514,7 +514,7 @@ def test_the_estimate_has_the_teachers_part_where_it_sees_every_batch(
     words = [*ONE, "train.steps=1000", "eps=0", "temperatures=1", "seeds=1", "--dry-run"]
     words += ["teacher.recipe=digits_shifted", "teacher.model.widths=[3000,3000]"]
     seconds = []
-    monkeypatch.setattr("lsexp.sweep.command.duration", lambda spent: str(seconds.append(spent)))
+    monkeypatch.setattr("lsexp.sweep.work.duration", lambda spent: str(seconds.append(spent)))
     for view in ("student", "fresh"):
         assert main(["sweep", "distillation", *words, f"loss.view={view}"]) == 0
     assert seconds[1] > 1.1 * seconds[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from lsexp import compose, studies
 from lsexp.config import (
@@ -18,14 +18,7 @@ from lsexp.config import (
 )
 from lsexp.errors import UserError
 from lsexp.sweep.manifest import Part
-
-
-class Planned(NamedTuple):
-    """A run with its plan; after: place, in the same list, of its teacher (None: it has none)."""
-
-    run: studies.Run
-    plan: Any
-    after: int | None
+from lsexp.sweep.work import Planned
 
 
 @dataclass
@@ -57,20 +50,25 @@ class Asked:
         found: list[Planned] = []
         places = {id(run): place for place, run in enumerate(self.runs)}
         teaching = {id(run.teacher) for run in self.runs}
-        first: dict[Any, int] = {}  # a run may be there twice: a teacher can be a baseline too
-        for place, run in enumerate(self.runs):
+        for run in self.runs:
             if run.teacher is None:
                 planner = teachers if id(run) in teaching else students
                 found.append(Planned(run, planner(run.config), None))
             else:
-                before = found[places[id(run.teacher)]].plan
-                taught = Teaching.planned(before)
+                after = places[id(run.teacher)]
+                taught = Teaching.planned(found[after].plan)
                 assert isinstance(run.config.loss, DistillationConfig)
                 loss = replace(run.config.loss, teacher=taught.path.name)
                 plan = students(replace(run.config, loss=loss), taught)
-                found.append(Planned(run, plan, first[before.folder.path]))
-            first.setdefault(found[-1].plan.folder.path, place)
+                found.append(Planned(run, plan, after))
         return found
+
+    def check(self, module: Any, planned: Sequence[Planned]) -> None:
+        """Refuse, before training, what the study could not draw."""
+        if hasattr(module, "check"):
+            plan = planned[0].plan
+            names = plan.dataset.arrays.classes
+            module.check(self.config.study, plan.dataset.name, names, plan.config)
 
     def part(self, planned: Sequence[Planned]) -> Part:
         named = [{"keys": run.keys, "name": plan.folder.path.name} for run, plan, _ in planned]

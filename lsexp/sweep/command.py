@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from lsexp import compose, studies
-from lsexp.config import LossConfig, SweepConfig, TrainConfig
 from lsexp.errors import UserError
 from lsexp.runs.store import runs_folder
-from lsexp.sweep.asked import Planned, ask
+from lsexp.sweep.asked import Asked, ask
 from lsexp.sweep.manifest import Manifest, newest_manifest, newest_with_runs
-from lsexp.sweep.show import Output, label, show, tell, view_of
-from lsexp.text import duration, plural, say, user_path
+from lsexp.sweep.show import Output, show, tell, view_of
+from lsexp.sweep.work import Planned, joined, left_of, train, workers_for
+from lsexp.text import plural, say, user_path
 
 HELP = """\
 lsexp sweep STUDY [key=value ...]: train what a study of the paper lacks, then its tables and figure
@@ -47,50 +48,76 @@ def run_sweep(words: list[str]) -> int:
     asked = ask(study, module, typed)
     if not asked:
         return 0
+    return carry_out("sweep", words, [Job(study, module, typed, asked)], output, dry_run=dry_run)
 
+
+@dataclass
+class Job:
+    """A study as it was asked for; words: those behind its name, composed to `asked`."""
+
+    study: str
+    module: Any
+    words: list[str]
+    asked: list[Asked]
+
+    def manifest(self, rows: Sequence[Sequence[Planned]]) -> Manifest:
+        kept = [word for word in self.words if not word.startswith("retry_failed=")]
+        parts = [row.part(planned) for row, planned in zip(self.asked, rows, strict=True)]
+        return Manifest(self.study, kept, parts)
+
+    def seems_done(self) -> bool:
+        """Whether the same words were swept before to the end: no workers are started yet."""
+        folder = runs_folder(self.asked[0].base.runs_dir)
+        newest = newest_manifest(self.study, folder)
+        if newest is None or newest.words != self.words:
+            return False
+        runs = [run for part in newest.parts for run in part.runs]
+        return all((folder / run["name"] / "metrics.json").exists() for run in runs)
+
+
+def carry_out(
+    verb: str,
+    words: list[str],
+    jobs: Sequence[Job],
+    output: Output,
+    *,
+    dry_run: bool,
+    after: Callable[[Sequence[Manifest], Path], None] = lambda _manifests, _runs_dir: None,
+) -> int:
+    """Train what studies lack, then their tables and figures.
+
+    Args:
+        verb, words: the command that was typed.
+        after: called with their manifests in the end, whatever failed before.
+    """
     from lsexp.launch.pool import Pool
-    from lsexp.launch.teaching import can_teach
 
-    command = ["lsexp", "sweep", *words]
-    base, count = asked[0].base, sum(len(row.runs) for row in asked)
-    workers, threads = _workers(asked[0].config, base, count)
+    command = ["lsexp", verb, *words]
+    first = jobs[0].asked[0]
+    base, count = first.base, sum(len(row.runs) for job in jobs for row in job.asked)
+    workers, threads = workers_for(first.config, base, count)
     with contextlib.ExitStack() as stack:
         pool = None
-        if not dry_run and not _seems_done(study, typed, base):
+        if not dry_run and not all(job.seems_done() for job in jobs):
             pool = stack.enter_context(Pool(workers, threads))  # imports while we plan
-        todo: list[tuple[Planned, int | None]] = []
-        errors: list[str] = []
-        parts = []
-        for row in asked:
-            planned = row.planned(command, remember=not dry_run)
-            if hasattr(module, "check"):
-                plan = planned[0].plan
-                names = plan.dataset.arrays.classes
-                module.check(row.config.study, plan.dataset.name, names, plan.config)
-            left, failed = _tell_plan(study, planned, workers, dry_run, base.retry_failed)
-            errors += failed
-            places: dict[int, int] = {}
-            for i in left:
-                after = planned[i].after
-                if after is None or can_teach(planned[i].plan):
-                    after = None  # whatever else is asked of the teacher
-                elif after not in places:
-                    run, of = (label(planned[k].run.keys) for k in (i, after))
-                    errors.append(f"{run}: its teacher failed before ({of})")
-                    continue
-                places[i] = len(todo)
-                todo.append((planned[i], None if after is None else places[after]))
-            parts.append(row.part(planned))
-            runs_dir = planned[0].plan.folder.path.parent
+        rows = [[row.planned(command, remember=not dry_run) for row in job.asked] for job in jobs]
+        for job, planned in zip(jobs, rows, strict=True):
+            for row, one in zip(job.asked, planned, strict=True):
+                row.check(job.module, one)
+        name = f"{verb:<8} {', '.join(job.study for job in jobs)}"
+        whole = joined([row for planned in rows for row in planned])
+        left = left_of(name, whole, workers, retry=base.retry_failed)
+        print(left.text) if dry_run else say(left.text)
         if dry_run:
             return 0
-        kept = [word for word in typed if not word.startswith("retry_failed=")]
-        manifest = Manifest(study, kept, parts)
-        manifest.write(runs_dir)
-        stopped = ""
-        if todo:
+        manifests = [job.manifest(planned) for job, planned in zip(jobs, rows, strict=True)]
+        runs_dir = whole[0].plan.folder.path.parent
+        for manifest in manifests:
+            manifest.write(runs_dir)
+        errors, stopped = left.errors, ""
+        if left.todo:
             pool = pool or stack.enter_context(Pool(workers, threads))
-            failed, stopped = _train(pool, todo, command)
+            failed, stopped = train(pool, left.todo, command)
             errors += failed
     for line in errors:
         say(f"lsexp: {line}")
@@ -101,20 +128,26 @@ def run_sweep(words: list[str]) -> int:
         raise UserError(
             f"stopped by {stopped}; {state}: the same command goes on from there", exit_code=1
         )
-    try:
-        show(module, manifest, runs_dir, output, base.data_dir)
-    except UserError as error:
-        if not errors:
-            raise
-        say(f"lsexp: {error}")
+    unseen = []
+    for job, manifest in zip(jobs, manifests, strict=True):
+        try:
+            show(job.module, manifest, runs_dir, output, base.data_dir)
+        except UserError as error:
+            if not errors and len(jobs) == 1:
+                raise
+            say(f"lsexp: {error}")
+            unseen.append(job.study)
+    after(manifests, runs_dir)
     if errors:
-        others = [word for word in words[1:] if not word.startswith("retry_failed=")]
-        again = shlex.join(["lsexp", "sweep", study, *others, "retry_failed=true"])
+        again = [word for word in words if not word.startswith("retry_failed=")]
+        typed = shlex.join(["lsexp", verb, *again, "retry_failed=true"])
         raise UserError(
-            f"{len(errors)} of {plural(count, 'run')} failed, see above; `{again}` trains "
+            f"{len(errors)} of {plural(len(whole), 'run')} failed, see above; `{typed}` trains "
             f"them again",
             exit_code=1,
         )
+    if unseen:
+        raise UserError(f"{', '.join(unseen)}: could not be drawn, see above", exit_code=1)
     return 0
 
 
@@ -198,117 +231,3 @@ def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int
     folder = output.folder / study / f"logits-{path.stem}{view_of(module, asked.config.study)}"
     tell(module, asked.config.study, [result], folder, output.formats)
     return 0
-
-
-def _workers(config: SweepConfig, base: TrainConfig, runs: int) -> tuple[int, int]:
-    """Worker processes, and threads in each: a core for every thread."""
-    from lsexp.training.hardware import default_threads, resolve_device
-
-    threads = base.threads or 1
-    on_gpu = resolve_device(base.device).type == "cuda"
-    most = 1 if on_gpu else max(1, default_threads() // threads)
-    return min(config.workers or most, runs), threads
-
-
-def _seems_done(study: str, words: list[str], base: TrainConfig) -> bool:
-    """Whether the same words were swept before to the end: then no workers are started yet."""
-    folder = runs_folder(base.runs_dir)
-    newest = newest_manifest(study, folder)
-    if newest is None or newest.words != words:
-        return False
-    runs = [run for part in newest.parts for run in part.runs]
-    return all((folder / run["name"] / "metrics.json").exists() for run in runs)
-
-
-def _tell_plan(
-    study: str,
-    planned: Sequence[Planned],
-    workers: int,
-    dry_run: bool,
-    retry: bool,
-) -> tuple[list[int], list[str]]:
-    """Say what is finished, what is to do and about how long it takes.
-
-    Returns:
-        Indices of the runs to train, and a line for each that failed before and is left so.
-    """
-    from lsexp.launch.plan import describe_training, seconds_of_training, steps_done
-
-    todo, errors, failed, again, anew = [], [], 0, 0, 0
-    seen, begun = set(), {}
-    for i, (run, plan, _) in enumerate(planned):
-        if plan.folder.path in seen:
-            continue
-        seen.add(plan.folder.path)
-        if plan.done():
-            continue
-        begun[plan.folder.path] = steps_done(plan)
-        failure = plan.folder.failure()
-        failed += failure is not None
-        again += plan.folder.finished() and bool(plan.lacking(plan.folder.path))
-        anew += bool(plan.folder.checkpoints()) and not begun[plan.folder.path]
-        if failure is None or retry:
-            todo.append(i)
-        else:
-            errors.append(f"{label(run.keys)}: failed before: {failure.get('error')}")
-    counts = f"{plural(len(seen), 'run')}: {len(seen) - len(todo) - len(errors)} finished"
-    if failed:
-        counts += f", {failed} failed" + ("" if retry else " (retry_failed=true tries again)")
-    counts += f", {len(todo)} to do"
-    if again:
-        counts += f" ({again} of them again, aside: finished without snapshots)"
-    if anew:
-        counts += f" ({anew} of them begin again: interrupted without snapshots)"
-    if todo:
-        seconds = sum(
-            seconds_of_training(kind[0])
-            * sum(1 - begun[plan.folder.path] / plan.config.train.steps for plan in kind)
-            for kind in _kinds([planned[i].plan for i in todo])
-        ) / min(workers, len(todo))
-        counts += f", about {duration(seconds)} with {plural(workers, 'worker')}, evaluation apart"
-        if planned[0].plan.snapshots:
-            counts += ", then what is measured at snapshots"
-    told = dict.fromkeys(describe_training(kind[0]) for kind in _kinds([p.plan for p in planned]))
-    lines = "\n".join([*told, f"sweep    {study}, {counts}"])
-    print(lines) if dry_run else say(lines)
-    return todo, errors
-
-
-def _kinds(plans: Sequence[Any]) -> list[list[Any]]:
-    """Plans that cost the same, together: they differ in seed and in the numbers of their loss."""
-    found: list[tuple[Any, list[Any]]] = []
-    for plan in plans:
-        like = replace(plan.config, loss=LossConfig(), seed=0), plan.teaching is None
-        for other, kind in found:
-            if other == like:
-                kind.append(plan)
-                break
-        else:
-            found.append((like, [plan]))
-    return [kind for _, kind in found]
-
-
-def _train(
-    pool: Any,
-    work: Sequence[tuple[Planned, int | None]],
-    command: list[str],
-) -> tuple[list[str], str]:
-    """Train in the pool; one line for each failure, and the signal that stopped it or ""."""
-    from lsexp.launch.plan import steps_done
-    from lsexp.launch.pool import Task
-    from lsexp.launch.progress import SweepView
-
-    tasks = [
-        Task(plan.config, plan.chosen, command, label(run.keys), after=after)
-        for (run, plan, _), after in work
-    ]
-    steps = [one.plan.config.train.steps for one, _ in work]
-    done = [steps_done(one.plan) for one, _ in work]
-    with SweepView([task.label for task in tasks], steps, done) as view:
-        outcomes, stopped = pool.train(tasks, view)
-    errors = [
-        f"{task.label}: {outcome.error}"
-        for task, outcome in zip(tasks, outcomes, strict=True)
-        if outcome is not None and outcome.error is not None
-    ]
-    return errors, stopped

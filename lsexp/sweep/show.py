@@ -19,6 +19,7 @@ from lsexp.runs.catalog import Entry, read_run
 from lsexp.runs.store import snapshot_path
 from lsexp.studies import Finding, Result, Trained
 from lsexp.sweep.manifest import Manifest, Part
+from lsexp.sweep.work import label
 from lsexp.text import plural, say, table, user_path
 
 
@@ -199,14 +200,6 @@ def _analyzed(
 
 def _entry(path: Path) -> Entry:
     return read_run(path) if (path / "config.yaml").exists() else Entry(path, "missing")
-
-
-def label(keys: dict[str, Any]) -> str:
-    return " ".join(
-        f"{name}={f'{value:.12g}' if isinstance(value, float) else value}"
-        for name, value in keys.items()
-        if value is not None
-    )
 
 
 def _line(finding: Finding) -> str:
