@@ -228,7 +228,7 @@ def train_help() -> str:
         lines += ["", f"{group}="]
         for name in options(group, None):
             lines.append(
-                f"  {name:<22}  {_first_comment(configs_folder() / group / f'{name}.yaml')}"
+                f"  {name:<22}  {first_comment(configs_folder() / group / f'{name}.yaml')}"
             )
     lines += ["", "Keys (--cfg job shows the values of a recipe):"]
     lines += [_key_line(*found) for found in walk(TrainConfig()) if found[0] != "model.name"]
@@ -277,7 +277,8 @@ def options(group: str, config_dir: str | None) -> list[str]:
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
 
 
-def _first_comment(path: Path) -> str:
+def first_comment(path: Path) -> str:
+    """The first line of a configuration file that says what it is for."""
     comments = (line[1:].strip() for line in path.read_text().splitlines() if line[:1] == "#")
     return next((text for text in comments if not text.startswith("@package")), "")
 

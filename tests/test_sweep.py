@@ -205,9 +205,14 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path, capsys, monkeypatc
         ("eps seeds=-1", "seeds=-1: must be at least 0"),
         ("eps workers=0", "workers=0: must be at least 1 and at most 1024; `lsexp sweep eps"),
         ("eps epss=1", "epss=1: no such key"),
-        ("eps teacher.optim.lr=1", "teacher.optim.lr=1: eps has no teachers"),
+        ("eps teacher.optim.lr=1", "teacher.optim.lr=1: eps has no other teachers"),
         ("information student.optim.lr=1", "student.optim.lr=1: needs students=true"),
-        ("information teacher.optim.lr=1", "teacher.optim.lr=1: information has no teachers"),
+        ("information teacher.optim.lr=1", "teacher.optim.lr=1: information has no other teachers"),
+        ("information students=true student.runs_dir=x", "student.runs_dir=x: information sets it"),
+        (
+            "information students=true student.loss.teacher_step=3",
+            "student.loss.teacher_step=3: ",
+        ),
         (
             "information students=true student.seed=1",
             "student.seed=1: information sets it for its students",
@@ -491,6 +496,8 @@ def test_students_learn_from_the_teachers_of_another_sweep(swept, capsys, monkey
         (["loss.teachers=null", "model.widths=[8]", "teacher.seed_of_nothing=1"], None),
         (["loss.teachers=null", "model.widths=[8]", "teacher.optim.lr=0.2"], 8),
         (["teacher.recipe=digits_shifted", "teacher.augment.shift=2"], 8),
+        (["recipe=digits_mlp", "loss.scale=3"], 6),  # of all
+        (["recipe=digits_mlp", "optim.lr=0.3", "teacher.recipe=digits_shifted"], 8),
     ],
 )
 def test_protocols_are_planned(tmp_path, monkeypatch, capsys, words, count):
@@ -507,19 +514,6 @@ def test_protocols_are_planned(tmp_path, monkeypatch, capsys, words, count):
     assert f"{count} runs: 0 finished, {count} to do" in capsys.readouterr().out
 
 
-def test_the_estimate_has_the_teachers_part_where_it_sees_every_batch(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    words = [*ONE, "train.steps=1000", "eps=0", "temperatures=1", "seeds=1", "--dry-run"]
-    words += ["teacher.recipe=digits_shifted", "teacher.model.widths=[3000,3000]"]
-    seconds = []
-    monkeypatch.setattr("lsexp.sweep.work.duration", lambda spent: str(seconds.append(spent)))
-    for view in ("student", "fresh"):
-        assert main(["sweep", "distillation", *words, f"loss.view={view}"]) == 0
-    assert seconds[1] > 1.1 * seconds[0]
-
-
 def test_students_of_snapshots(tmp_path):
     """A finished teacher goes on aside for its snapshots, which its students wait for."""
     shared = ["train.steps=60", "runs_dir=runs"]
@@ -528,7 +522,7 @@ def test_students_of_snapshots(tmp_path):
     words += ["students=true", "student.train.steps=40", "student.loss.temperature=2"]
     plain = lsexp("sweep", "information", *words, cwd=tmp_path)
     assert plain.returncode == 0, plain.stderr
-    assert "11 runs: 0 finished, 11 to do (1 of them again, aside" in plain.stderr
+    assert "9 runs: 0 finished, 9 to do (1 of them again, aside" in plain.stderr
     lines = plain.stdout.splitlines()
     folder = tmp_path / lines[-1].rpartition("/")[0]
     assert "students=true" in folder.name
@@ -536,7 +530,7 @@ def test_students_of_snapshots(tmp_path):
     with (folder / "students_by_seed.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["eps"], row["step"]) for row in rows] == [
-        (eps, step) for eps in ("0.0", "0.1") for step in ("0", "1", "30", "60")
+        (eps, step) for eps in ("0.0", "0.1") for step in ("1", "30", "60")
     ]
     with (folder / "runs.csv").open() as file:
         trained = list(csv.DictReader(file))
@@ -549,14 +543,47 @@ def test_students_of_snapshots(tmp_path):
             step = None if row["step"] == "60" else int(row["step"])  # the end is no snapshot
             assert metrics["teacher"]["step"] == step
             assert metrics["config"]["loss.temperature"] == 2
-    assert found == {"teacher": 2, "baseline": 1, "student": 8}
+    assert found == {"teacher": 2, "baseline": 1, "student": 6}
     again = lsexp("plot", "information", cwd=tmp_path)
     assert again.stdout == plain.stdout, again.stderr
+    other = lsexp("plot", "information", "students=false", cwd=tmp_path)
+    assert other.returncode == 0, other.stderr
     for path in (tmp_path / "runs").glob("*/snapshots/step-30.safetensors"):
         path.unlink()  # the student stands, its teacher's measurement has to come again
     assert (
         "2 of them again" in lsexp("sweep", "information", *words, "--dry-run", cwd=tmp_path).stdout
     )
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_teacher_that_is_a_baseline_too_is_trained_with_snapshots(
+    tmp_path, monkeypatch, capsys, finished
+):
+    """The baseline, which asks for none, comes first: a run of the same name."""
+    words = ["students=true", "recipe=digits_shifted", "student.recipe=digits_shifted"]
+    words = ["information", *ONE, *words, "eps=0.1,0", "seeds=1", "snapshots=4", "train.steps=30"]
+    monkeypatch.chdir(tmp_path)
+    if finished:
+        execute(tiny_plan(tmp_path / "runs", "recipe=digits_shifted", "train.steps=30"))
+    assert main(["sweep", *words]) == 0
+    out, err = capsys.readouterr()
+    assert f"8 runs: 0 finished, 8 to do{' (1 of them again' if finished else ''}" in err
+    assert "students at eps 0: of the end" in out
+
+
+def test_a_recipe_without_a_teacher_leaves_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "recipe").mkdir(parents=True)
+    recipe = "# @package _global_\ndefaults: [digits_shifted]\noptim: {lr: 1e30}\n"
+    (tmp_path / "own" / "recipe" / "bad.yaml").write_text(recipe)
+    words = ["rows=bad,digits_shifted", "students=true", "student.optim.lr=0.1", "--config-dir"]
+    words += ["own", "eps=0", "seeds=1", "snapshots=3", "train.steps=30", "student.train.steps=30"]
+    assert main(["sweep", "information", *ONE, *words]) == 1
+    out, err = capsys.readouterr()
+    assert "bad: no run that information is drawn from is finished, left out" in err
+    assert "its teacher failed" in err
+    assert "students at eps 0: of the end" in out
+    assert list(tmp_path.glob("out/information/*/students.png"))
 
 
 def test_a_student_whose_teacher_fails_is_told_so(tmp_path):

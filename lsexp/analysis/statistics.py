@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
-from scipy.stats import rankdata
 
 # Half of the 5 % that a 95 % interval leaves out, on each side.
 UPPER = 0.975
@@ -203,31 +202,6 @@ def over_both_of(
     values_S, without_SG = found_SG[:, 0], found_SG[:, 1:]
     ratio_G = num_examples / np.array([len(out) for out in left_out])
     return _both(values_S, ratio_G * values_S[:, None] - (ratio_G - 1) * without_SG)
-
-
-def partial_rank_correlation(
-    values_M: np.ndarray, others_M: np.ndarray, given_M: np.ndarray
-) -> float | None:
-    """Spearman's correlation of two things with the part of each that follows a third taken out.
-
-    Pearson's, of what a straight line through the ranks of `given_M` leaves of the ranks of each
-    (Kendall 1942, Biometrika 32, 277-283, for ranks). Equal values share their mean rank. None
-    where one of them is all alike, or follows the third wholly.
-
-    >>> a, z = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 1.0, 2.0, 1.0])
-    >>> partial_rank_correlation(a, 10 * a, z), partial_rank_correlation(a, -a, z)
-    (1.0, -1.0)
-    >>> partial_rank_correlation(a, z, a) is None
-    True
-    """
-    ranks = [rankdata(values) for values in (values_M, others_M, given_M)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return None
-    xy, xz, yz = (float(np.corrcoef(ranks[i], ranks[k])[0, 1]) for i, k in ((0, 1), (0, 2), (1, 2)))
-    left = (1 - xz**2) * (1 - yz**2)
-    if left < 1e-12:
-        return None
-    return float(np.clip((xy - xz * yz) / np.sqrt(left), -1, 1))
 
 
 def paired(values_S: np.ndarray, baseline_S: np.ndarray) -> Paired:

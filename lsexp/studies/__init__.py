@@ -4,13 +4,15 @@ A module of this package is a study (if its name begins with no _); `lsexp sweep
 `lsexp plot <name>` and the report know none by name. It holds
 
     HELP                         one line: which figure or table
+    ORDER                        its place in a report
+    READING                      figure to how it is read
     Config                       dataclass of the study's own keys, declared by `config.key`
     OWNED                        keys of a run that the study sets, and what to type instead
     VIEW                         those of its own keys that choose no runs
     runs(study, base)            the runs that must have been trained, from the config of one
     CLAIMS                       declared before any run
     measurements(study, trained) what to measure on each, beyond the outputs that every run has
-    analyze(study, trained, recipe)  tables and findings; no files, no torch
+    analyze(study, trained, recipe)  tables and findings; no files, no torch; None: too little
     draw(study, results)         the figures by name; a row, or a few, for each recipe
 
 and, where it makes sense,
@@ -166,13 +168,15 @@ class Study(Protocol):
     """What a module of this package offers."""
 
     HELP: str
+    ORDER: int
+    READING: dict[str, str]
     Config: type
     OWNED: dict[str, str]
     VIEW: tuple[str, ...]
     CLAIMS: Sequence[Claim]
-    runs: Callable[[Any, TrainConfig], list[Run]]
+    runs: Callable[..., list[Run]]
     measurements: Callable[[Any, Sequence[Trained]], list[Question]]
-    analyze: Callable[[Any, Sequence[Trained], str], Result]
+    analyze: Callable[[Any, Sequence[Trained], str], Result | None]
     draw: Callable[[Any, Sequence[Result]], dict[str, Figure]]
 
 
@@ -228,6 +232,7 @@ def run_row(one: Trained, **more: Any) -> Row:
     """A row of runs.csv: what was trained, unfinished ones included, and where it comes from."""
     metrics = one.entry.metrics
     row = {**one.keys, "status": one.entry.status, "run": one.entry.name, **more}
+    row["recipe"] = one.entry.config.get("recipe")
     for split in ("val", "test"):
         for metric in ("accuracy", "nll", "ece", "brier"):
             row[f"{split}_{metric}"] = (metrics.get(split) or {}).get(metric)
@@ -235,6 +240,7 @@ def run_row(one: Trained, **more: Any) -> Row:
     row["train_accuracy"] = train.get("accuracy")
     row["budget"] = one.entry.config.get("budget")
     row["steps"], row["images"] = metrics.get("steps"), train.get("images")
+    row["train_size"] = one.entry.config.get("data.train_size")
     row["precision"] = one.entry.config.get("precision")
     row["seconds"] = metrics.get("seconds")
     for name in ("device", "cpu_class", "threads", "torch"):
@@ -341,6 +347,11 @@ def names() -> list[str]:
     """All studies, without importing one."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
     return sorted(name for name in found if not name.startswith("_"))
+
+
+def ordered() -> list[str]:
+    """All studies in the order of a report."""
+    return sorted(names(), key=lambda name: int(study(name, "").ORDER))
 
 
 def study(name: str, command: str) -> Any:

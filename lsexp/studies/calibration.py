@@ -64,6 +64,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HELP = "Table 3, Figure 2: ECE and reliability, hard, temperature-scaled and smoothed"
+ORDER = 3
+READING = {
+    "calibration": "Reliability: accuracy of the images in each bin of confidence, with the "
+    "number of images in it; on the diagonal confidence is worth what it says, below it the "
+    "network is over-confident. The band is what sampling alone would give.",
+    "temperatures": "NLL and ECE against the temperature that divides the logits; where "
+    "smoothing has done its work, the lowest point lies near 1.",
+    "risk_coverage": "Error among the images that are kept when the least sure are refused, by "
+    "the largest probability and by the normalised logit: lower is better, and what "
+    "smoothing may lose.",
+}
 VIEW = ("protocol", "fit", "bins")
 FILE = "val_logits, val_labels, test_logits, test_labels"
 SPLITS = ("val", "test")

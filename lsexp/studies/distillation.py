@@ -18,7 +18,7 @@ from lsexp.analysis import collapse
 from lsexp.analysis.distillation import gamma, wrong_class_agreement
 from lsexp.analysis.information import Information
 from lsexp.analysis.statistics import Interval, over_seeds, paired
-from lsexp.config import DistillationConfig, LossConfig, MLPConfig, TrainConfig, key
+from lsexp.config import DistillationConfig, MLPConfig, TrainConfig, key
 from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Draws, Measurement, Question, Views
@@ -44,11 +44,28 @@ from lsexp.studies import (
     title_of,
     untested,
 )
+from lsexp.studies._teaching import (
+    BASELINE,
+    DISPUTED,
+    STUDENT,
+    TEACHER,
+    labels_of,
+    protocol_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HELP = "Figure 5: students of hard and of smoothed teachers"
+ORDER = 4
+READING = {
+    "distillation": "Above, teachers' accuracy against their smoothing. Below, students' "
+    "against gamma, the effective smoothing of what they learnt from: labels smoothed "
+    "alike, hard teachers at the temperatures beside the points, and smoothed teachers at "
+    "temperature 1. Bars reach from the lowest seed to the highest, as in the paper.",
+    "grid": "Students of every teacher at every temperature, and the difference to the hard "
+    "teacher at the same temperature, on which the literature disagrees.",
+}
 OWNED = {
     "loss.eps": "eps=0,0.15",
     "loss.temperature": "temperatures=1,4",
@@ -59,7 +76,6 @@ OWNED = {
 VIEW = ()
 SCATTER_IMAGES = 100
 """Training images of each class by which teachers' clusters are measured."""
-TEACHER, BASELINE, STUDENT = "teacher", "baseline", "student"
 
 
 @dataclass
@@ -82,7 +98,6 @@ class Config:
     )
 
 
-DISPUTED = "Shen et al. 2021 (2104.00676); Chandrasegaran et al. 2022 (2206.14532)"
 HARD_HELPS = Claim(
     "hard-teachers-help",
     "students of hard teachers are better than without a teacher",
@@ -143,11 +158,7 @@ def runs(study: Config, base: TrainConfig, taught: TrainConfig) -> list[Run]:
         raise UserError(
             f"eps={','.join(f'{value:g}' for value in study.eps)}: must have 0, the hard teacher"
         )
-    own = base.loss
-    protocol = own if isinstance(own, DistillationConfig) else DistillationConfig(scale=own.scale)
-    if not isinstance(own, DistillationConfig):
-        protocol.teacher = "of the sweep"
-    labels = LossConfig(spread=own.spread, scale=own.scale)
+    protocol, labels = protocol_of(base.loss), labels_of(base.loss)
     temperatures = [1.0] if protocol.match == "logits" else study.temperatures
     found = []
     for seed in study.seeds:
@@ -193,7 +204,7 @@ def _draws(trained: Sequence[Trained]) -> Draws | None:
     done = [one for one in trained if one.finished and one.keys["role"] == TEACHER]
     if not done or not information.augmented(done[0].entry.config):
         return None
-    return information.draws_of_the_end(information.Config(), *data_and_classes(done))
+    return information.draws_of_the_end(*data_and_classes(done))
 
 
 def _views(trained: Sequence[Trained]) -> Views:
@@ -254,7 +265,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
         {name: rows for name, rows in tables.items() if rows},
         _findings(done, points, chosen),
         summary=_summary(trained, points, chosen),
-        notes=_notes(study, tables["teachers"], toy),
+        notes=_notes(study, trained, tables["teachers"], toy),
         title=title_of(recipe, students or done),
     )
 
@@ -370,7 +381,7 @@ def _information(one: Trained, draws: Draws) -> Information | None:
     """None where its images look alike in every draw, and nothing can be said."""
     try:
         return information.of_the_end(one, draws)
-    except UserError:
+    except information.LookAlike:
         return None
 
 
@@ -478,7 +489,9 @@ def _failed(trained: Sequence[Trained], point: Point) -> str:
     return f" ({count} failed)" if count else ""
 
 
-def _notes(study: Config, taught: Sequence[Row], toy: Sequence[Row]) -> list[str]:
+def _notes(
+    study: Config, trained: Sequence[Trained], taught: Sequence[Row], toy: Sequence[Row]
+) -> list[str]:
     lines = [
         "+- half of the 95 % interval over seeds; student s learns from teacher s, so that those "
         "of one teacher share its luck",
@@ -494,6 +507,14 @@ def _notes(study: Config, taught: Sequence[Row], toy: Sequence[Row]) -> list[str
             f"clusters NC1 {mean_cell([row['nc1'] for row in here], 3)}"
             + (f", I(X;Y|C) {kept} nats" if kept else "")
             + (f", wrong classes ranked as by the hard one: rho {alike}" if alike and eps else "")
+        )
+    draws = _draws(trained)
+    if draws is not None and any(row["information"] is not None for row in taught):
+        _, classes = data_and_classes([one for one in trained if one.keys["role"] == TEACHER])
+        pair = " and ".join(classes[k] for k in draws.classes)
+        lines.append(
+            f"I(X;Y|C): of the end of training, {draws.examples} images at most of {pair} each, "
+            f"{draws.draws} draws, as sweep information has it"
         )
     for row in toy:
         half = "" if row["low"] is None else f" +- {(row['high'] - row['low']) / 2:.2f}"

@@ -60,6 +60,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HELP = "Table 2: accuracy, NLL and ECE against the smoothing"
+ORDER = 1
+READING = {
+    "eps": "Test accuracy, NLL and ECE (15 bins) against the smoothing. Small points are seeds, "
+    "the line their mean with its 95 % interval; where the paper has numbers they are "
+    "beside it, of its own images held out. Label smoothing is said to leave accuracy as it "
+    "is, within a point.",
+}
 OWNED = {"loss.eps": "eps=0,0.1", "seed": "seeds=5, or seeds=0,3,7"}
 VIEW = ()
 SPLITS = ("val", "test")

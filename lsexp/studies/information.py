@@ -20,7 +20,7 @@ from lsexp.analysis.information import (
     with_own_variances,
 )
 from lsexp.analysis.statistics import Interval, over_examples, over_seeds
-from lsexp.config import TrainConfig, key
+from lsexp.config import TrainConfig, key, walk
 from lsexp.errors import UserError
 from lsexp.figures import grid, logarithmic, plain, series_style, styled
 from lsexp.measure import Draws, Measurement, Question
@@ -50,13 +50,31 @@ from lsexp.studies import (
     untested,
 )
 from lsexp.studies import _snapshot_students as students
+from lsexp.studies._teaching import STUDENTS
 from lsexp.training.snapshots import snapshot_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HELP = "Figure 6: information between the example and the logits, during training"
-OWNED = {**eps.OWNED, "artifacts.snapshots": "snapshots=17"}
+ORDER = 5
+READING = {
+    "information": "How much of which training image it sees a network's logits tell, in nats, "
+    "against the training step: the whole, its parts (the class, and the image within its "
+    "class), and other meters of the same collapse. The paper has it rise, then fall, the "
+    "more so under smoothing, towards log 2: the class alone. Bands are 95 % intervals over "
+    "seeds.",
+    "students": "Test error of students distilled from each snapshot, against its training step "
+    "and against what it keeps of an image within its class; dotted, the snapshots' own.",
+}
+OWNED = {
+    **eps.OWNED,
+    "artifacts.snapshots": "snapshots=17",
+    **dict.fromkeys(
+        ("loss.teacher", "loss.teacher_step", "loss.teachers", "loss.teachers_dropout"),
+        "students=true, whose teachers are the runs of the sweep",
+    ),
+}
 VIEW = ("classes", "examples", "draws", "fresh", "subsets", "redraws", "protocol")
 METER_IMAGES = 100
 """Training images of each class for the other meters. With few, class means scatter and an image's
@@ -108,7 +126,7 @@ class Config:
     )
     students: bool = key(
         False,
-        "train a student of every snapshot too: does it learn more from those that keep more?",
+        "train students of the snapshots too: do they miss what smoothing erases?",
     )
     protocol: str = key(
         "draws",
@@ -163,16 +181,16 @@ ABOVE = Claim(
     "above",
     unit="nats",
 )
-CLAIMS = (SMALL, RISES, FALLS, LOWER, ABOVE, students.FOLLOW)
+CLAIMS = (SMALL, RISES, FALLS, LOWER, ABOVE, students.MISSED)
 """Declared before any run; judged with the default classes and estimator, and the first five only
 where `CHECKS` agree. Gate of all but the first two: hard runs have learnt their training images
-(`learnt`)."""
+(`learnt`); of the last, more (there)."""
 PARTNER, NEEDED = "student", "students=true"
 
 
 def partner(study: Config, _base: TrainConfig, recipe: str) -> str | None:
     """The recipe of the students, where there are any."""
-    return students.RECIPES.get(recipe, recipe) if study.students else None
+    return STUDENTS.get(recipe, recipe) if study.students else None
 
 
 def runs(study: Config, base: TrainConfig, taught: TrainConfig | None = None) -> list[Run]:
@@ -195,18 +213,18 @@ def check(study: Config, data: str, classes: Sequence[str], planned: TrainConfig
         UserError: naming the key.
     """
     _chosen(study, data, classes)
-    augment = planned.augment
-    colours = augment.brightness or augment.contrast
-    if not (augment.shift or augment.crop or augment.flip or colours):
+    config = {name: value for name, _, value in walk(planned)}
+    if augmented(config):
+        return
+    if not (planned.augment.brightness or planned.augment.contrast):
         raise UserError(
             "augment: information needs images that are seen in many ways, and this recipe does "
             "not augment; e.g. augment.shift=1"
         )
-    if planned.data.normalize == "image" and not (augment.shift or augment.crop or augment.flip):
-        raise UserError(
-            "data.normalize=image: takes back what augment.brightness and augment.contrast do, and "
-            "information needs images that are seen in many ways; e.g. augment.shift=1"
-        )
+    raise UserError(
+        "data.normalize=image: takes back what augment.brightness and augment.contrast do, and "
+        "information needs images that are seen in many ways; e.g. augment.shift=1"
+    )
 
 
 def _chosen(study: Config, data: str, classes: Sequence[str]) -> Chosen:
@@ -227,21 +245,23 @@ def _steps(study: Config, trained: Sequence[Trained]) -> list[int | None]:
     return [*snapshot_steps(steps, study.snapshots), None]
 
 
-def draws_of_the_end(study: Config, data: str, classes: Sequence[str]) -> Draws:
-    """What is asked of final weights, for a data set of this name with these classes."""
+class LookAlike(UserError):
+    """The images of a run look alike in every draw: information would be log N."""
+
+
+def draws_of_the_end(data: str, classes: Sequence[str]) -> Draws:
+    """What the default estimator asks of final weights, for a data set of this name and classes."""
+    study = Config(redraws=1)
     return _draws(study, _chosen(study, data, classes), None)
 
 
 def of_the_end(one: Trained, draws: Draws) -> Information:
-    """What final weights keep, by the default estimator.
-
-    Args:
-        draws: those of `draws_of_the_end` at the defaults, measured.
+    """What final weights keep, from `draws_of_the_end`, measured.
 
     Raises:
-        UserError: its images look alike in every draw.
+        LookAlike: its images do in every draw.
     """
-    study = Config()
+    study = Config(redraws=1)
     return _estimate(study, *_sets(study, one, draws)[0])
 
 
@@ -301,18 +321,15 @@ INFORMATION = (
 METERS = ("nc1", "nc2", "nc3", "class_separation", "gamma")
 
 
-def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
-    """Curves of all networks, and what they say of the claims.
-
-    Raises:
-        UserError: students are finished, but no teacher.
-    """
+def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result | None:
+    """Curves of all networks, and what they say of the claims; None where only students are
+    finished."""
     teachers = [one for one in trained if measured(one.keys)]
     done = sorted(
         (one for one in teachers if one.finished), key=lambda o: (o.keys["eps"], o.keys["seed"])
     )
     if not done:
-        raise UserError("information: no teacher is finished", exit_code=1)
+        return None
     data, classes = data_and_classes(done)
     chosen = _chosen(study, data, classes)
     config = done[0].entry.config
@@ -330,11 +347,11 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
         alone = students.baseline(trained)
         tables["students"] = list(students.over_all_seeds(taught, alone))
         tables["students_by_seed"] = taught
-        notes += students.notes(taught, alone)
+        notes += students.notes(taught, alone, end)
     return Result(
         recipe,
         {name: rows for name, rows in tables.items() if rows},
-        _findings(study, chosen, done, curves, taught),
+        _findings(study, chosen, trained, curves, steps, taught),
         summary=_summary(teachers, steps, curves),
         notes=notes,
         title=title_of(recipe, done),
@@ -390,7 +407,7 @@ def _sets(study: Config, one: Trained, asked: Draws) -> list[tuple[np.ndarray, n
         if over_all <= BESIDE**2 * np.abs(y_NM).max():  # rounding: a network that says one thing
             y_NM = np.zeros_like(y_NM)
         elif within <= BESIDE * over_all:
-            raise UserError(
+            raise LookAlike(
                 f"{one.entry.name}: its images look alike in every draw: what they are augmented "
                 f"by does nothing here, and information would be log N",
                 exit_code=1,
@@ -459,10 +476,12 @@ def _estimates(steps: Sequence[int], curves: Sequence[Curve]) -> Iterator[Row]:
 def _findings(
     study: Config,
     chosen: Chosen,
-    done: Sequence[Trained],
+    trained: Sequence[Trained],
     curves: Sequence[Curve],
+    steps: Sequence[int],
     taught: Sequence[Row],
 ) -> list[Finding]:
+    done = [one for one in trained if one.finished and measured(one.keys)]
     config = done[0].entry.config
     because, usual = "", Config()
     data, classes = data_and_classes(done)
@@ -477,8 +496,11 @@ def _findings(
         return [untested(claim, None, because) for claim in CLAIMS]
     found = [_finding(claim, done, curves) for claim in CLAIMS[:-1]]
     if not study.students:
-        return [*found, untested(students.FOLLOW, None, f"needs {NEEDED}")]
-    return [*found, students.finding(taught, str(config["data.name"]), learnt(done))]
+        return [*found, untested(students.MISSED, None, f"needs {NEEDED}")]
+    closed = students.other_protocol(trained) or learnt(done)
+    data = str(config["data.name"])
+    estimators = ("information", *CHECKS)
+    return [*found, students.finding(taught, curves, steps, estimators, data, closed)]
 
 
 def _finding(claim: Claim, done: Sequence[Trained], curves: Sequence[Curve]) -> Finding:
@@ -551,14 +573,11 @@ def _compared(claim: Claim, curves: Sequence[Curve], metric: str) -> Interval | 
 def _at_the_top(values_SI: np.ndarray) -> np.ndarray:
     """Each seed's value at the snapshot, between start and end, where the other seeds are highest.
 
-    At the place where a curve itself is highest it would be high by chance too.
-
     >>> _at_the_top(np.array([[0.0, 5.0, 1.0, 0.0], [0.0, 1.0, 2.0, 0.0]])).tolist()
     [1.0, 1.0]
     """
-    inside_SI = values_SI[:, 1:-1]
-    others_SI = (inside_SI.sum(axis=0) - inside_SI) / (len(inside_SI) - 1)
-    found_S: np.ndarray = np.take_along_axis(inside_SI, others_SI.argmax(1)[:, None], axis=1)[:, 0]
+    places_S1 = 1 + students.highest_elsewhere(values_SI)[:, None]
+    found_S: np.ndarray = np.take_along_axis(values_SI, places_S1, axis=1)[:, 0]
     return found_S
 
 

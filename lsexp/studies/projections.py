@@ -32,6 +32,7 @@ from lsexp.studies import (
     choose_classes,
     data_and_classes,
     decide,
+    eps_key,
     interval_row,
     learnt,
     run_row,
@@ -47,6 +48,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HELP = "Figure 1: three classes in the plane of their templates"
+ORDER = 2
+READING = {
+    "projections": "Images of three classes in the plane through their templates (weights and "
+    "bias of the last layer; black corners), training and validation, without and with "
+    "smoothing, all panels of a row in one scale. Look at how tight a class is, how regular "
+    "the triangle, how large the picture, and how far validation images bleed towards the "
+    "middle.",
+}
 VIEW = ("classes", "examples", "method", "shown_seed")
 SPLITS = ("train", "val")
 MARKERS = ("o", "^", "s")
@@ -56,8 +65,8 @@ MOST_COLUMNS = 4
 
 @dataclass
 class Config:
-    eps: list[float] = key(
-        [0.0, 0.1], "smoothing of each run, as a list; a pair of panels each", at_least=0, below=1
+    eps: list[float] = eps_key(
+        [0.0, 0.1], "smoothing of each run, as a list; a pair of panels each"
     )
     seeds: list[int] = seeds_key([0, 1, 2, 3, 4])
     classes: list[str] | None = key(

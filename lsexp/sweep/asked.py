@@ -113,6 +113,8 @@ def ask(study: str, module: Any, words: list[str]) -> list[Asked]:
 
 PARTNERS = ("teacher", "student")
 """Before a key: it is one of the study's other kind of run."""
+FOR_ALL = ("runs_dir", "retry_failed", "device")
+"""Keys that are of the whole sweep."""
 
 
 def _of_the_partner(study: str, module: Any, words: list[str]) -> tuple[list[str], list[str]]:
@@ -124,8 +126,9 @@ def _of_the_partner(study: str, module: Any, words: list[str]) -> tuple[list[str
         if not dot or before not in PARTNERS:
             own.append(word)
         elif before != kind:
-            raise UserError(f"{word}: {study} has no {before}s of their own")
-        elif rest.startswith("-") or rest.partition("=")[0] in module.OWNED:
+            plain = f"; those of the sweep are, write {rest}" if kind else ""
+            raise UserError(f"{word}: {study} has no other {before}s{plain}")
+        elif rest.startswith("-") or rest.partition("=")[0] in {*module.OWNED, *FOR_ALL}:
             raise UserError(f"{word}: {study} sets it for its {kind}s")
         else:
             theirs.append(rest)
@@ -142,7 +145,9 @@ def _partner(
             one only words about data, places, devices and budget.
         own: words of the sweep; theirs: those for these runs alone, which win.
     """
-    typed = {word.partition("=")[0] for word in theirs}
+    typed = {name: value for name, _, value in (word.partition("=") for word in theirs)}
+    alike = typed.get("recipe", recipe) == same
+    own_loss = {f"loss.{item.name}" for item in fields(LossConfig)}
     study = {item.name for item in fields(module.Config)}
     aside = {name for name, item, _ in walk(TrainConfig()) if item.metadata["aside"]}
     shared, queue = [], list(own)
@@ -157,8 +162,8 @@ def _partner(
         if name in typed or name == "recipe":
             continue
         everywhere = name in aside | {"budget", "precision", "loss.spread"} or group == "data"
-        alike = recipe == same and group != "loss" and name not in study | {"workers"}
-        if everywhere or alike:
+        of_recipe = name in own_loss if group == "loss" else name not in study | {"workers"}
+        if everywhere or (alike and of_recipe):
             shared.append(word)
     words = [*shared, *theirs]
     if "recipe" not in typed:

@@ -205,6 +205,8 @@ def _on_the_newest(study: str, module: Any, words: list[str]) -> list[str]:
         return words
     theirs = {item.name for item in fields(studies.study(newest.study, "").Config)} - own
     kept = [w for w in newest.words if w.partition("=")[0] not in names | theirs]
+    if getattr(module, "NEEDED", "").partition("=")[0] in names:  # it may be switched off
+        kept = [word for word in kept if not word.startswith(f"{module.PARTNER}.")]
     if kept:
         say(f"of the newest sweep: {shlex.join(kept)}")
     return [*kept, *words]

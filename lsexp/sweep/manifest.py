@@ -72,19 +72,33 @@ def _manifests(study: str, runs_dir: Path) -> list[tuple[float, Manifest]]:
 
 def newest_with_runs(study: str, module: Any, runs_dir: Path) -> Manifest | None:
     """The latest sweep of a study, else of another that trains the same runs, as this study's."""
-    own = newest_manifest(study, runs_dir)
-    if own is not None:
-        return own
+    found = newest_manifest(study, runs_dir)
+    return (
+        found
+        or max(_of_kin(study, module, runs_dir), key=lambda pair: pair[0], default=(0.0, None))[1]
+    )
+
+
+def all_with_runs(study: str, module: Any, runs_dir: Path) -> list[Manifest]:
+    """Sweeps of a study, the latest first, then those of others that train the same runs."""
+    both = (_manifests(study, runs_dir), _of_kin(study, module, runs_dir))
+    return [
+        manifest
+        for pairs in both
+        for _, manifest in sorted(pairs, key=lambda pair: pair[0], reverse=True)
+    ]
+
+
+def _of_kin(study: str, module: Any, runs_dir: Path) -> list[tuple[float, Manifest]]:
+    """Sweeps of other studies that train the same runs, as this study's."""
     kin = [name for name in studies.names() if studies.study(name, "").runs is module.runs]
-    found = [pair for name in kin for pair in _manifests(name, runs_dir)]
-    newest = max(found, key=lambda pair: pair[0], default=(0.0, None))[1]
-    if newest is None:
-        return None
+    found = [pair for name in kin if name != study for pair in _manifests(name, runs_dir)]
     names = [item.name for item in fields(module.Config)]
-    for part in newest.parts:
-        keys = {name: value for name, value in part.keys.items() if name in names}
-        if hasattr(module, "drawn"):
-            keys["eps"] = module.drawn(keys["eps"])
-            part.runs = [run for run in part.runs if run["keys"]["eps"] in keys["eps"]]
-        part.keys = asdict(module.Config(**keys))
-    return newest
+    for _, manifest in found:
+        for part in manifest.parts:
+            keys = {name: value for name, value in part.keys.items() if name in names}
+            if hasattr(module, "drawn"):
+                keys["eps"] = module.drawn(keys["eps"])
+                part.runs = [run for run in part.runs if run["keys"]["eps"] in keys["eps"]]
+            part.keys = asdict(module.Config(**keys))
+    return found

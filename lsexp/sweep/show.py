@@ -60,7 +60,27 @@ def show(
     module: Any, manifest: Manifest, runs_dir: Path, output: Output, data_dir: str | None
 ) -> None:
     """Analyse what is finished, print tables and findings, write figures and tables."""
-    study = module.__name__.rpartition(".")[2]
+    results = results_of(module, manifest, runs_dir, data_dir)
+    name = name_of(module, manifest, [result.recipe for result in results])
+    config = module.Config(**manifest.parts[0].keys)
+    tell(module, config, results, output.folder / study_of(module) / name, output.formats)
+
+
+def study_of(module: Any) -> str:
+    """Its name."""
+    name: str = module.__name__
+    return name.rpartition(".")[2]
+
+
+def results_of(
+    module: Any, manifest: Manifest, runs_dir: Path, data_dir: str | None
+) -> list[Result]:
+    """What a study finds in the runs that are finished, by recipe; says what is missing.
+
+    Raises:
+        UserError: none is finished.
+    """
+    study = study_of(module)
     results = []
     for part in manifest.parts:
         found = _analyzed(module, study, manifest, part, runs_dir, data_dir)
@@ -72,12 +92,14 @@ def show(
             f"`{completing(manifest, retry=False)}` trains them",
             exit_code=1,
         )
+    return results
+
+
+def name_of(module: Any, manifest: Manifest, recipes: Sequence[str]) -> str:
+    """The folder of a study's figures: recipes, budget, and what else makes others of it."""
     config = module.Config(**manifest.parts[0].keys)
-    recipes = "+".join(result.recipe for result in results)
-    name = (
-        f"{recipes}-{manifest.parts[0].chosen['budget']}{_typed(manifest)}{view_of(module, config)}"
-    )
-    tell(module, config, results, output.folder / study / name, output.formats)
+    budget = manifest.parts[0].chosen["budget"]
+    return f"{'+'.join(recipes)}-{budget}{_typed(manifest)}{view_of(module, config)}"
 
 
 def view_of(module: Any, study: Any) -> str:
@@ -178,8 +200,9 @@ def _analyzed(
     if len(missing) == len(trained):
         return None
     config = module.Config(**part.keys)
-    asked = module.measurements(config, trained)
     measured = getattr(module, "measured", lambda _: True)
+    first = any(one.finished and measured(one.keys) for one in trained)
+    asked = module.measurements(config, trained) if first else []
     for one in trained:
         if asked and one.finished and measured(one.keys):
             steps = {question.step for question in asked} - {None}
@@ -194,7 +217,9 @@ def _analyzed(
             one.measured = measure(one.entry.path, asked, data_dir)
     if not any(one.finished for one in trained):
         return None
-    result: Result = module.analyze(config, trained, part.chosen["recipe"])
+    result: Result | None = module.analyze(config, trained, part.chosen["recipe"])
+    if result is None:
+        say(f"{part.chosen['recipe']}: no run that {study} is drawn from is finished, left out")
     return result
 
 
@@ -204,20 +229,25 @@ def _entry(path: Path) -> Entry:
 
 def _line(finding: Finding) -> str:
     """A finding in two lines: the claim with its verdict, and the estimate."""
-    claim, estimate = finding.claim, "no estimate"
-    factor = claim.factor
-    if finding.value is not None:
-        estimate = f"{factor * finding.value:+.3g}"
-        if finding.low is not None and finding.high is not None:
-            estimate += f" [{factor * finding.low:+.3g}, {factor * finding.high:+.3g}]"
-        estimate += f"{' ' if claim.unit else ''}{claim.unit} (n = {finding.n})"
-    paper = "" if finding.paper is None else f"; paper {factor * finding.paper:+.3g}"
+    claim = finding.claim
+    paper = "" if finding.paper is None else f"; paper {claim.factor * finding.paper:+.3g}"
     because = f" ({finding.because})" if finding.because else ""
     disputed = f"; disputed by {claim.disputed_by}" if claim.disputed_by else ""
     return (
         f"{finding.verdict}{because}: {claim.text} ({claim.where}{disputed})\n"
-        f"    {claim.statistic}: {estimate}{paper}"
+        f"    {claim.statistic}: {estimate_of(finding)}{paper}"
     )
+
+
+def estimate_of(finding: Finding) -> str:
+    """Its value with interval, unit and n, as people read it."""
+    claim, factor = finding.claim, finding.claim.factor
+    if finding.value is None:
+        return "no estimate"
+    text = f"{factor * finding.value:+.3g}"
+    if finding.low is not None and finding.high is not None:
+        text += f" [{factor * finding.low:+.3g}, {factor * finding.high:+.3g}]"
+    return f"{text}{' ' if claim.unit else ''}{claim.unit} (n = {finding.n})"
 
 
 def _row(finding: Finding) -> dict[str, Any]:

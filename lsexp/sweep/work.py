@@ -103,8 +103,8 @@ def left_of(name: str, planned: Sequence[Planned], workers: int, *, retry: bool)
             for kind in _kinds([one.plan for one, _ in todo])
         ) / min(workers, len(todo))
         counts += f", about {duration(seconds)} with {plural(workers, 'worker')}, evaluation apart"
-        if any(one.plan.snapshots for one, _ in todo):
-            counts += ", then what is measured at snapshots"
+        if any(one.plan.snapshots or one.plan.teaching for one, _ in todo):
+            counts += ", then what is measured of teachers and snapshots"
     told = dict.fromkeys(describe_training(kind[0]) for kind in _kinds([p.plan for p in planned]))
     return Left(todo, errors, "\n".join([*told, f"{name}, {counts}"]))
 

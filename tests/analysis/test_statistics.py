@@ -17,7 +17,6 @@ from lsexp.analysis.statistics import (
     over_examples,
     over_seeds,
     paired,
-    partial_rank_correlation,
     smallest_visible_difference,
     verdict,
 )
@@ -587,25 +586,3 @@ def test_no_accuracy_and_no_examples_are_errors():
         for fraction, examples in [(1.1, 10), (-0.1, 10), (math.nan, 10), (0.5, 0)]:
             with pytest.raises(ValueError, match="examples"):
                 function(fraction, examples)
-
-
-def test_partial_rank_correlation_is_that_of_what_a_line_through_ranks_leaves():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        z = rng.integers(0, 9, 40).astype(float)  # with ties
-        x, y = (z + rng.normal(size=40) for _ in range(2))
-        ranks = [stats.rankdata(values) for values in (x, y, z)]
-        design = np.stack([ranks[2], np.ones(40)], axis=1)
-        left = [rank - design @ np.linalg.lstsq(design, rank)[0] for rank in ranks[:2]]
-        expected = np.corrcoef(*left)[0, 1]
-        assert partial_rank_correlation(x, y, z) == pytest.approx(expected)
-        assert partial_rank_correlation(np.exp(x), y**3, -z) == pytest.approx(expected)
-
-
-def test_what_follows_the_third_alone_is_not_correlated():
-    z = np.arange(2000.0)
-    rng = np.random.default_rng(1)
-    x, y = (z + 300 * rng.normal(size=2000) for _ in range(2))
-    assert stats.spearmanr(x, y)[0] > 0.7
-    assert abs(partial_rank_correlation(x, y, z)) < 0.1
-    assert partial_rank_correlation(x, np.ones(2000), z) is None

@@ -316,3 +316,9 @@ def test_a_planned_teacher_gives_the_students_name_before_it_is_trained(taught, 
     planned = plan.variant(plan.config.loss, 0, teaching.Teaching.planned(teacher_plan))
     assert planned.folder.path.name == plan.folder.path.name
     assert planned.identity == plan.identity
+
+
+def test_the_estimate_has_a_pass_where_the_teacher_sees_every_batch(taught):
+    assert teaching.seconds_of_pass(student(taught.parent)) == 0
+    fresh = student(taught.parent, "loss.view=fresh")
+    assert 0 < teaching.seconds_of_pass(fresh) < 1

@@ -212,7 +212,7 @@ def test_why_is_told_for_each_teacher():
 def test_what_teachers_keep_within_a_class_is_told_where_they_saw_images_in_many_ways():
     runs = networks()
     assert {row["information"] for row in analyzed_teachers(runs)} == {None}
-    draws = information.draws_of_the_end(information.Config(), "cifar10", CLASSES)
+    draws = information.draws_of_the_end("cifar10", CLASSES)
     rng = np.random.default_rng(0)
     for one in runs:
         one.entry.config["augment.shift"] = 2
@@ -223,6 +223,9 @@ def test_what_teachers_keep_within_a_class_is_told_where_they_saw_images_in_many
             values = means[:, None] + rng.normal(size=(60, draws.draws))
             one.measured[draws] = Drawn(values.astype(np.float32), labels, np.arange(60))
     assert draws in distillation.measurements(STUDY, runs)
+    assert draws.draws == 24  # no more than are used
+    lines = distillation.analyze(STUDY, runs, "mine").notes
+    assert any("300 images at most of airplane and dog each, 24 draws" in line for line in lines)
     rows = analyzed_teachers(runs)
     for row in rows:
         assert row["information"] == pytest.approx(
