@@ -19,6 +19,8 @@ lsexp: a laboratory for label smoothing
   lsexp train [key=value ...]    train one run, or show it if it is trained
   lsexp sweep STUDY [...]        train what a study of the paper lacks; its table and figure
   lsexp plot STUDY [...]         the same from what is trained
+  lsexp reproduce [STUDY ...]    sweep every study, and the report of them
+  lsexp report [STUDY ...]       what has been swept, on one page
   lsexp runs [show|rm] [...]     what has been trained: list, look into, remove
   lsexp plot curves [...]        loss and accuracy of chosen runs over training
   lsexp data [NAME ...]          fetch, import and verify data sets
@@ -144,6 +146,18 @@ def _plot(words: list[str]) -> int:
     return curves.run(words)
 
 
+def _reproduce(words: list[str]) -> int:
+    from lsexp.sweep import reproduce
+
+    return reproduce.run(words)
+
+
+def _report(words: list[str]) -> int:
+    from lsexp.report import command
+
+    return command.run(words)
+
+
 def _data(words: list[str]) -> int:
     from lsexp.data import command
 
@@ -165,6 +179,8 @@ def _completion(words: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "sweep": _sweep,
+    "reproduce": _reproduce,
+    "report": _report,
     "runs": _runs,
     "plot": _plot,
     "data": _data,

@@ -127,6 +127,21 @@ def _plot(words: list[str], current: str) -> list[str]:
     return ["figure.format=", "out_dir=", "status=", *_settings(current), *_names()]
 
 
+def _reproduce(words: list[str], current: str) -> list[str]:
+    if "=" in current or current.startswith("-"):
+        return _sweep(["eps"], current)
+    own = (
+        name for study in studies.names() for name, _, _ in walk(studies.study(study, "").Config())
+    )
+    return [*studies.names(), *(f"{name}=" for name in own), *_sweep(["eps"], current)]
+
+
+def _report(_words: list[str], current: str) -> list[str]:
+    if current.startswith("recipe="):
+        return _settings(current)
+    return [*studies.names(), "recipe=", "runs_dir=", "data_dir=", "out_dir="]
+
+
 def _data(_words: list[str], _current: str) -> list[str]:
     names = [name for name in SOURCES if name not in OWN]
     return [*names, "data.image_size=", "data.url=", "data_dir="]
@@ -139,6 +154,8 @@ def _completion(_words: list[str], _current: str) -> list[str]:
 BY_COMMAND: dict[str, Callable[[list[str], str], list[str]]] = {
     "train": _train,
     "sweep": _sweep,
+    "reproduce": _reproduce,
+    "report": _report,
     "runs": _runs,
     "plot": _plot,
     "data": _data,

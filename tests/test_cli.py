@@ -556,19 +556,32 @@ def test_the_home_folder_is_known_by_its_sign(capsys, tmp_path, monkeypatch):
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        line.partition("#")[0].strip()
-        for line in README.read_text().splitlines()
-        if line.startswith("    lsexp train ") and "--config-dir" not in line
-    ],
-)
+def commands(*verbs):
+    """Those of the README that begin so."""
+    lines = [line.partition("#")[0].strip() for line in README.read_text().splitlines()]
+    return [
+        line.removeprefix("lsexp ").removesuffix(" --dry-run")
+        for line in lines
+        if line.startswith(tuple(f"lsexp {verb}" for verb in verbs)) and "--config-dir" not in line
+    ]
+
+
+@pytest.mark.parametrize("line", commands("train ", "sweep ", "reproduce"))
 def test_the_commands_of_the_readme_are_understood(capsys, line):
-    words = [word for word in line.split()[1:] if word not in ("-m", "--dry-run")]
-    words = [word.partition(",")[0] for word in words]  # of a multirun, the first
+    words = line.split()
+    if words[0] == "train":
+        words = [word.partition(",")[0] for word in words if word != "-m"]  # the first of several
     code, _, err = run(capsys, *words, "--cfg", "job")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("line", commands("plot ", "report", "runs"))
+def test_what_the_readme_draws_is_understood(capsys, tmp_path, monkeypatch, line):
+    """Where nothing has been trained: that is said, and nothing is wrong with the words."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *line.split())
+    assert code in (0, 1), err
+    assert err == "" or re.search(r"no sweep|no such folder|No such file", err), err
 
 
 def test_a_reader_that_leaves_does_not_stop_the_runs_to_come(tmp_path):

@@ -23,6 +23,7 @@ and, where it makes sense,
     PARTNER                      teacher, student: another kind of run, beside those of the recipe
     partner(study, base, recipe) name of its recipe, whose config `runs` gets too; None: there are
                                  none, and NEEDED says what it takes
+    recipe_for(recipe)           its recipe, where a user names that of the other studies
     measured(keys)               whether a run of these keys is to be measured, where not all are
 
 configs/study/<name>.yaml holds the defaults of its keys. Studies that share the function `runs`

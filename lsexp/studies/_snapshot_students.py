@@ -332,10 +332,10 @@ def _draw_students(
     x = [within.get(step, float("nan")) for step in steps]
     axes[1].plot(x, errors, marker="o", markersize=3, linewidth=0.8, label=label, **look)
     axes[1].plot(x[-1:], errors[-1:], marker="s", markersize=7, **look)
-    for place in {0, len(steps) - 1}:
+    for place, side, shift in ((0, "left", 5), (len(steps) - 1, "right", -6)):
         axes[1].annotate(
-            f"step {steps[place]:,}", (x[place], errors[place]), xytext=(5, 4),
-            textcoords="offset points", fontsize=6, color=look["color"],
+            f"step {steps[place]:,}", (x[place], errors[place]), xytext=(shift, 4),
+            textcoords="offset points", fontsize=6, color=look["color"], ha=side,
         )  # fmt: skip
 
 

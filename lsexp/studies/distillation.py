@@ -48,6 +48,7 @@ from lsexp.studies._teaching import (
     BASELINE,
     DISPUTED,
     STUDENT,
+    STUDENTS,
     TEACHER,
     labels_of,
     protocol_of,
@@ -136,6 +137,11 @@ The paper has the second as "no better, and sometimes worse"."""
 
 
 PARTNER = "teacher"
+
+
+def recipe_for(recipe: str) -> str:
+    """The recipe of students of networks of this one."""
+    return STUDENTS.get(recipe, recipe)
 
 
 def partner(_study: Config, base: TrainConfig, recipe: str) -> str:

@@ -53,12 +53,18 @@ def run_sweep(words: list[str]) -> int:
 
 @dataclass
 class Job:
-    """A study as it was asked for; words: those behind its name, composed to `asked`."""
+    """A study as it was asked for.
+
+    Attributes:
+        words: those behind its name, composed to `asked`.
+        named: whether it was asked for by name, not as one of all.
+    """
 
     study: str
     module: Any
     words: list[str]
     asked: list[Asked]
+    named: bool = True
 
     def manifest(self, rows: Sequence[Sequence[Planned]]) -> Manifest:
         kept = [word for word in self.words if not word.startswith("retry_failed=")]
@@ -101,9 +107,7 @@ def carry_out(
         if not dry_run and not all(job.seems_done() for job in jobs):
             pool = stack.enter_context(Pool(workers, threads))  # imports while we plan
         rows = [[row.planned(command, remember=not dry_run) for row in job.asked] for job in jobs]
-        for job, planned in zip(jobs, rows, strict=True):
-            for row, one in zip(job.asked, planned, strict=True):
-                row.check(job.module, one)
+        jobs, rows = _drawable(jobs, rows)
         name = f"{verb:<8} {', '.join(job.study for job in jobs)}"
         whole = joined([row for planned in rows for row in planned])
         left = left_of(name, whole, workers, retry=base.retry_failed)
@@ -149,6 +153,23 @@ def carry_out(
     if unseen:
         raise UserError(f"{', '.join(unseen)}: could not be drawn, see above", exit_code=1)
     return 0
+
+
+def _drawable(
+    jobs: Sequence[Job], rows: list[list[list[Planned]]]
+) -> tuple[list[Job], list[list[list[Planned]]]]:
+    """Those that could be drawn; one that was not asked for by name is left out, and said."""
+    kept = []
+    for job, planned in zip(jobs, rows, strict=True):
+        try:
+            for row, one in zip(job.asked, planned, strict=True):
+                row.check(job.module, one)
+            kept.append((job, planned))
+        except UserError as error:
+            if job.named:
+                raise
+            say(f"lsexp: {job.study} is left out: {error}")
+    return [job for job, _ in kept], [planned for _, planned in kept]
 
 
 def run_plot(words: list[str]) -> int:

@@ -1,0 +1,338 @@
+"""What a report says, before it is a page: a section for each study and sweep of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lsexp import compose, studies
+from lsexp.errors import UserError
+from lsexp.figures import STYLE
+from lsexp.published import PAPER_RECIPES, REPRODUCTION_DEFECTS
+from lsexp.studies import Finding, Result, Row
+from lsexp.sweep.manifest import Manifest, all_with_runs
+from lsexp.sweep.show import estimate_of, name_of, results_of
+from lsexp.sweep.work import label
+from lsexp.text import duration, plural
+
+PIXELS = 1.4
+"""Of a page, for a point of a figure."""
+
+
+class Table(NamedTuple):
+    """Cells as people read them, the header apart."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+class Drawn(NamedTuple):
+    """A figure.
+
+    Attributes:
+        name: of its file, without ending.
+        svg: the element, its identifiers made unique on a page.
+        alt: what it shows, for those who do not see it; reading: how to read it.
+    """
+
+    name: str
+    svg: str
+    alt: str
+    reading: str
+
+
+class Judged(NamedTuple):
+    """A claim with what was found, as text. estimate: ours; paper: its, "" where it has none."""
+
+    verdict: str
+    text: str
+    where: str
+    statistic: str
+    estimate: str
+    paper: str
+    because: str
+    disputed_by: str
+
+
+@dataclass
+class OfRecipe:
+    """What a section says of one recipe.
+
+    Attributes:
+        about: the first sentence of the recipe's file.
+        reduced: what is less than in the paper; "" where nothing is.
+        missing: runs that are not finished, "" without any.
+        ran: the table of what was run.
+    """
+
+    recipe: str
+    title: str
+    about: str
+    table: Table
+    notes: list[str]
+    claims: list[Judged]
+    ran: Table
+    reduced: str
+    missing: str
+
+
+@dataclass
+class Section:
+    """A study of one sweep.
+
+    Attributes:
+        anchor: its identifier on the page.
+        command: what draws it; completing: what trains what is missing, "" if nothing is.
+        defects: what is known to be wrong with the public reproduction's numbers.
+    """
+
+    study: str
+    title: str
+    anchor: str
+    command: str
+    completing: str
+    defects: str
+    figures: list[Drawn] = field(default_factory=list)
+    recipes: list[OfRecipe] = field(default_factory=list)
+
+
+def manifests(runs_dir: Path, chosen: Sequence[str], recipes: Sequence[str]) -> list[Manifest]:
+    """Sweeps to report: of each study, in the order of the paper, the newest of each kind.
+
+    Args:
+        chosen: names of studies; none: all.
+        recipes: only of these; none: of all.
+    """
+    found = []
+    for name in studies.ordered():
+        if chosen and name not in chosen:
+            continue
+        module, seen = studies.study(name, "lsexp report"), set()
+        for manifest in all_with_runs(name, module, runs_dir):
+            of = [part.chosen["recipe"] for part in manifest.parts]
+            if recipes and not set(recipes) & set(of):
+                continue
+            kind = name_of(module, manifest, of)
+            if kind not in seen and all(part.runs for part in manifest.parts):
+                seen.add(kind)
+                found.append(replaced(manifest, name))
+    return found
+
+
+def replaced(manifest: Manifest, study: str) -> Manifest:
+    """The same runs as another study's."""
+    return Manifest(study, manifest.words, manifest.parts)
+
+
+def section(manifest: Manifest, runs_dir: Path, data_dir: str | None) -> Section:
+    """One study of one sweep.
+
+    Raises:
+        UserError: none of its runs is finished.
+    """
+    module = studies.study(manifest.study, "lsexp report")
+    results = results_of(module, manifest, runs_dir, data_dir)
+    name = name_of(module, manifest, [part.chosen["recipe"] for part in manifest.parts])
+    anchor = re.sub(r"[^A-Za-z0-9]+", "-", f"{manifest.study}-{name}").strip("-").lower()
+    typed = [manifest.study, *manifest.words]
+    found = Section(
+        manifest.study,
+        module.HELP,
+        anchor,
+        shlex.join(["lsexp", "sweep", *typed]),
+        "",
+        REPRODUCTION_DEFECTS.get(manifest.study, ""),
+    )
+    config = module.Config(**manifest.parts[0].keys)
+    for figure_name, figure in module.draw(config, results).items():
+        title = f"{module.HELP}. {'; '.join(result.title for result in results)}"
+        reading = module.READING.get(figure_name, "")
+        svg = _svg(figure, f"{anchor}-{figure_name}")
+        found.figures.append(Drawn(f"{anchor}-{figure_name}", svg, title, reading))
+    where = _own_recipes(manifest.words)
+    found.recipes = [_of_recipe(result, where) for result in results]
+    if any(one.missing for one in found.recipes):
+        found.completing = found.command
+    return found
+
+
+def _own_recipes(words: Sequence[str]) -> list[str]:
+    """`--config-dir=FOLDER`, as it was typed, or nothing."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, equals, folder = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            return [f"--config-dir={folder if equals else after}"]
+    return []
+
+
+def _svg(figure: Any, prefix: str) -> str:
+    """The figure as an element for a page, its identifiers with a prefix of their own."""
+    import matplotlib as mpl
+
+    written = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    text = written.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    tag, rest = text.split(">", 1)  # of its size the page keeps what it may fill at most
+    width = round(PIXELS * float(re.search(r'viewBox="0 0 ([\d.]+)', tag)[1]))  # type: ignore[index]
+    return re.sub(r' (width|height)="[^"]*"', "", tag) + f' style="max-width:{width}px">' + rest
+
+
+def _of_recipe(result: Result, where: list[str]) -> OfRecipe:
+    runs = result.tables["runs"]
+    header, *rows = result.summary or [[]]
+    left = [row for row in runs if row["status"] != "finished"]
+    missing = ""
+    if left:
+        names = ", ".join(_name(row) for row in left[:6])
+        missing = f"{len(left)} of {plural(len(runs), 'run')} missing: {names}"
+        missing += ", ..." if len(left) > 6 else ""
+    return OfRecipe(
+        result.recipe,
+        result.title,
+        _about(result.recipe, where),
+        Table(header, rows),
+        result.notes,
+        [_judged(one) for one in result.findings],
+        _ran(runs),
+        _reduced(runs, result.recipe, where),
+        missing,
+    )
+
+
+KEYS = ("role", "eps", "temperature", "step", "seed")
+
+
+def _name(row: Row) -> str:
+    status = "" if row["status"] == "missing" else f" ({row['status']})"
+    return label({name: row[name] for name in KEYS if name in row}) + status
+
+
+def _judged(one: Finding) -> Judged:
+    claim = one.claim
+    paper = "" if one.paper is None else f"{claim.factor * one.paper:+.3g} {claim.unit}".strip()
+    return Judged(
+        one.verdict,
+        claim.text,
+        claim.where,
+        claim.statistic,
+        estimate_of(one),
+        paper,
+        one.because,
+        claim.disputed_by,
+    )
+
+
+def _ran(runs: Sequence[Row]) -> Table:
+    """Finished runs by what they have in common."""
+    kinds: dict[tuple[Any, ...], list[Row]] = {}
+    for row in runs:
+        if row["status"] == "finished":
+            same = ("recipe", "budget", "steps", "images", "device", "cpu_class", "precision")
+            key = (row.get("role"), *(row[name] for name in (*same, "threads", "torch")))
+            kinds.setdefault(key, []).append(row)
+    header = ["what", "runs", "seeds", "eps", "steps", "images", "budget", "device", "precision"]
+    rows = []
+    for (
+        role,
+        recipe,
+        budget,
+        steps,
+        images,
+        device,
+        cpu,
+        precision,
+        threads,
+        torch,
+    ), here in kinds.items():
+        seeds, eps = sorted({r["seed"] for r in here}), sorted({r["eps"] for r in here})
+        seconds = [float(row["seconds"]) for row in here]
+        commits = sorted({str(row["commit"])[:7] for row in here if row["commit"]})
+        dirty = any("dirty" in str(row["commit"]) for row in here)
+        rows.append(
+            [
+                f"{recipe}{f', {role}' if role else ''}",
+                str(len(here)),
+                _list(seeds),
+                ", ".join(f"{value:g}" for value in eps),
+                f"{steps:,}",
+                f"{images:,}" if images else "",
+                str(budget),
+                f"{device} ({cpu})" if device == "cpu" else str(device),
+                f"{precision}, {plural(threads, 'thread')}",
+                duration(float(np.median(seconds))),
+                f"{sum(seconds) * (threads or 1) / 3600:.2g}",
+                str(torch),
+                ", ".join(commits) + (" (changed)" if dirty else ""),
+            ]
+        )
+    return Table([*header, "time a run", "core-hours", "PyTorch", "commit"], rows)
+
+
+def _list(seeds: Sequence[int]) -> str:
+    if list(seeds) == list(range(len(seeds))) and len(seeds) > 2:
+        return f"0 to {len(seeds) - 1}"
+    return ", ".join(map(str, seeds))
+
+
+def _about(recipe: str, where: list[str]) -> str:
+    """The first sentence of a recipe's file."""
+    folders = [Path(word.partition("=")[2]) for word in where]
+    for folder in [compose.configs_folder(), *folders]:
+        path = folder / "recipe" / f"{recipe}.yaml"
+        if path.is_file():
+            return _first_sentence(path.read_text())
+    return ""
+
+
+def _first_sentence(text: str) -> str:
+    """Of the comment that a file begins with.
+
+    >>> _first_sentence("# @package _global_\\n# What it\\n# is for. Cost.\\na: 1")
+    'What it is for.'
+    """
+    said = []
+    for line in text.splitlines():
+        if line[:1] != "#" or line.startswith("#  "):
+            break
+        if not line.startswith("# @"):
+            said.append(line[1:].strip())
+    return re.split(r"(?<=\.)\s", " ".join(said), maxsplit=1)[0]
+
+
+def _reduced(runs: Sequence[Row], recipe: str, where: list[str]) -> str:
+    """What is less than in the paper."""
+    said = []
+    for name in dict.fromkeys(row["recipe"] for row in runs if row["status"] == "finished"):
+        row = next(r for r in runs if (r["recipe"], r["status"]) == (name, "finished"))
+        with contextlib.suppress(UserError):
+            [(paper, _)] = compose.train_configs([f"recipe={name}", "budget=paper", *where])
+            whole = paper.train.steps
+            if paper.train.epochs is None and row["steps"] < whole:
+                less = f"{name}: {row['steps']:,} of the paper's {whole:,} steps"
+                if paper.data.train_size is None and row["train_size"] is not None:
+                    less += f", {row['images']:,} training images instead of all"
+                said.append(less)
+    own = "" if recipe in PAPER_RECIPES else "The paper has no such network. "
+    return own + (f"Reduced: {'; '.join(said)}." if said else "")
+
+
+def overview(sections: Sequence[Section]) -> Iterator[tuple[Section, OfRecipe, Judged]]:
+    """Every claim of a report."""
+    for one in sections:
+        for part in one.recipes:
+            for claim in part.claims:
+                yield one, part, claim

@@ -1,0 +1,306 @@
+"""The report: what it says, that it says it safely, and that a browser shows it."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from support import lsexp, names
+
+from lsexp.cli import main
+from lsexp.report.content import Drawn, Judged, OfRecipe, Section, Table
+from lsexp.report.pages import as_html, as_markdown
+
+BAD = "<script>alert(1)</script>|`*_[x](y)&"
+SVG = '<svg viewBox="0 0 10 10"><path id="a" d="M0 0"/></svg>'
+CLAIM = Judged(
+    "supported",
+    "it helps",
+    "Table 2",
+    "a minus b",
+    "+1 [+0.5, +1.5] points (n = 10)",
+    "+0.6",
+    "",
+    "",
+)
+PART = OfRecipe(
+    "mine",
+    "mine, budget cpu",
+    "A network.",
+    Table(["eps", "accuracy"], [["0.1", "98.2 +- 0.1"], ["", "97"], ["0", "1,000"], ["0.05", "3"]]),
+    ["+- half of the interval"],
+    [CLAIM, CLAIM._replace(verdict="not tested", because="no gate", disputed_by="Shen")],
+    Table(["what", "runs"], [["mine", "3"]]),
+    "Reduced: mine: 10 of the paper's 100 steps.",
+    "1 of 3 runs missing: eps=0 seed=2",
+)
+SECTION = Section(
+    "eps",
+    "Table 2: accuracy",
+    "eps-mine",
+    "lsexp sweep eps recipe=mine",
+    "lsexp sweep eps recipe=mine",
+    "one seed",
+    [Drawn("eps-mine-eps", SVG, "Table 2. mine", "Read it so.")],
+    [PART],
+)
+
+
+class Checked(html.parser.HTMLParser):
+    """Elements that are open, identifiers, and text outside scripts, styles and figures."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.ids, self.text, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in ("meta", "link", "br"):
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style", "svg"} & set(self.stack):
+            self.text.append(data)
+
+
+def parsed(page):
+    found = Checked()
+    found.feed(page)
+    assert found.stack == []
+    assert len(found.ids) == len(set(found.ids))
+    return found, " ".join(" ".join(found.text).split())
+
+
+def test_the_page_says_all_there_is():
+    page = as_html([SECTION], "lsexp report")
+    found, text = parsed(page)
+    for words in (
+        "1 supported",
+        "1 not tested",
+        "98.2 ± 0.1",
+        "not tested (no gate): it helps",
+        "disputed by Shen",
+        "the paper: +0.6",
+        "1 of 3 runs missing: eps=0 seed=2",
+        "Reduced: mine: 10 of the paper's 100 steps.",
+        "Of the public reproduction: one seed",
+        "lsexp sweep eps recipe=mine",
+        "Read it so.",
+    ):
+        assert words in text
+    assert 'aria-label="Table 2. mine"' in page
+    assert not re.search(r'(src|href)="(?!#|data:|https://arxiv)', page)  # needs nothing else
+    assert found.tags.count("svg") == 1
+
+
+def test_markdown_says_the_same():
+    text = as_markdown([SECTION], "lsexp report")
+    assert "![Table 2. mine](figures/eps-mine-eps.svg)" in text
+    assert "| 0.1 | 98.2 ± 0.1 |" in text
+    assert "✓ **supported**: it helps (Table 2). a minus b: +1" in text
+    assert "\n\n\n" not in text
+
+
+def test_what_is_shown_is_escaped():
+    part = replace(
+        PART,
+        recipe=BAD,
+        title=BAD,
+        about=BAD,
+        table=Table([BAD], [[BAD]]),
+        notes=[BAD],
+        claims=[CLAIM._replace(text=BAD, estimate=BAD, because=BAD, disputed_by=BAD)],
+        ran=Table([BAD], [[BAD]]),
+        reduced=BAD,
+        missing=BAD,
+    )
+    figure = SECTION.figures[0]._replace(alt='"><script>alert(1)</script>', reading=BAD)
+    section = replace(SECTION, title=BAD, command=BAD, figures=[figure], recipes=[part, part])
+    page = as_html([section], BAD)
+    found, text = parsed(page)
+    assert found.tags.count("script") == 1
+    assert text.count("<script>alert(1)</script>") > 10
+    markdown = as_markdown([section], "lsexp report")
+    commands = [line for line in markdown.splitlines() if line.startswith(("    ", "**"))]
+    prose = "\n".join(line for line in markdown.splitlines() if line not in commands)
+    assert "<script>" not in prose
+    for line in prose.splitlines():
+        if line.startswith("|"):  # a bar would be another cell
+            assert len(re.findall(r"(?<!\\)\|", line)) in (2, 7)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """A folder in which all studies were reproduced, and what was printed."""
+    cwd = tmp_path_factory.mktemp("reproduced")
+    done = lsexp("reproduce", *WORDS, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd, done
+
+
+WORDS = ["budget=smoke", "eps=0,0.1", "seeds=1", "temperatures=1", "snapshots=3", "workers=2"]
+WORDS += ["artifacts.tensorboard=false"]
+
+
+def test_reproduce_trains_each_run_once_and_writes_the_report(reproduced):
+    cwd, done = reproduced
+    # eps 2 (which are teachers too), information 2, students without a teacher 2, with one 2
+    assert "8 runs: 0 finished, 8 to do" in done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-2:] == ["out/report/report.html", "out/report/report.md"]
+    page = (cwd / "out/report/report.html").read_text()
+    _, text = parsed(page)
+    for title in ("Table 2:", "Figure 1:", "Table 3, Figure 2:", "Figure 5:", "Figure 6:"):
+        assert title in text
+    assert "40 of the paper's" not in text  # the digits have no paper
+    figures = names(cwd / "out/report/figures")
+    assert figures >= {
+        "eps-digits-mlp-smoke-eps.svg",
+        "calibration-digits-mlp-smoke-risk_coverage.svg",
+        "information-digits-shifted-smoke-snapshots-3-information.svg",
+    }
+    for name in figures:
+        ElementTree.parse(cwd / "out/report/figures" / name)
+    markdown = (cwd / "out/report/report.md").read_text()
+    assert set(re.findall(r"\(figures/([^)]*)\)", markdown)) == figures
+    assert list((cwd / "out").glob("projections/*/projections.png"))
+
+
+def test_the_same_command_trains_nothing_again_and_the_report_stands_alone(reproduced):
+    cwd, done = reproduced
+    again = lsexp("reproduce", *WORDS, cwd=cwd)
+    assert "8 runs: 8 finished, 0 to do" in again.stderr
+    assert again.stdout == done.stdout
+    alone = lsexp("report", "out_dir=other", cwd=cwd)
+    assert alone.returncode == 0, alone.stderr
+    assert names(cwd / "other/report/figures") == names(cwd / "out/report/figures")
+    some = lsexp("report", "calibration", "recipe=digits_mlp", "out_dir=some", cwd=cwd)
+    assert some.returncode == 0
+    assert len(names(cwd / "some/report/figures")) == 3
+
+
+def test_a_report_of_one_sweep_has_the_studies_of_its_runs_and_what_is_missing(reproduced):
+    cwd, _ = reproduced
+    folder = cwd / "fewer"
+    folder.mkdir()
+    done = lsexp("sweep", "eps", "budget=smoke", "eps=0,0.1", "seeds=2", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    gone = next((folder / "runs").glob("*eps0.1-seed1*"))
+    shutil.rmtree(gone)
+    done = lsexp("report", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    text = parsed((folder / "out/report/report.html").read_text())[1]
+    assert "1 of 4 runs missing: eps=0.1 seed=1" in text
+    assert "Table 2:" in text
+    assert "Table 3, Figure 2:" in text
+    assert "Figure 5:" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["report"], "report: no sweep in runs; `lsexp reproduce` makes one of every study"),
+        (["report", "epss"], "epss: no such study; did you mean eps?"),
+        (["report", "recipes=a"], "recipes=a: no key of a report; did you mean recipe?"),
+        (["report", "recipe=a", "recipe=b"], "recipe: is given twice"),
+        (["reproduce", "epss"], "epss: no such study; did you mean eps?"),
+        (["reproduce", "rows=a,b"], "rows=a,b: goes with one study"),
+        (["reproduce", "seed=3"], "seed=3: eps sets it; type seeds=5"),
+        (["reproduce", "snapshot=3"], "snapshot=3: no such key; did you mean snapshots?"),
+        (["reproduce", "information", "recipe=digits_mlp"], "augment: information needs images"),
+        (["reproduce", "student.optim.lr=1"], "student.optim.lr=1: needs students=true"),
+        (["reproduce", "out_dir=/dev/null/x"], "out_dir=/dev/null/x: /dev/null is no folder that"),
+    ],
+)
+def test_wrong_words(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) in (1, 2)
+    out, err = capsys.readouterr()
+    assert (
+        err.splitlines()[-1]
+        .removeprefix("lsexp: ")
+        .removeprefix("information: ")
+        .startswith(message)
+    )
+    assert out == ""
+
+
+def test_a_study_that_could_not_be_drawn_is_left_out_where_all_are_asked(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "recipe=digits_mlp", *WORDS, "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert "information is left out: augment: information needs images" in err
+    assert "reproduce eps, projections, calibration, distillation, 6 runs" in out
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def browser(page, folder, *words):
+    """The page as a browser makes it of `page`, and its console."""
+    path = folder / "page.html"
+    path.write_text(page)
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+            *("--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}", *words),
+            *("--dump-dom", f"file://{path}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+SORTS = """<script>
+const found = [];
+const table = document.querySelectorAll("section table")[0];
+for (const column of [0, 1, 1]) {
+  table.querySelectorAll("th button")[column].click();
+  found.push([...table.tBodies[0].rows].map((row) => row.children[column].textContent));
+}
+const wide = document.documentElement.scrollWidth - window.innerWidth;
+document.title = JSON.stringify({found, wide, alt: document.querySelector("[role=img]").ariaLabel});
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_in_a_browser_tables_sort_and_nothing_is_wrong(tmp_path, width):
+    page = as_html([SECTION], "lsexp report").replace("</body>", f"{SORTS}</body>")
+    made, console = browser(page, tmp_path, f"--window-size={width},900")
+    assert console == []
+    said = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", made)[1]))
+    assert said["found"] == [
+        ["0", "0.05", "0.1", ""],  # numbers, nothing last
+        ["3", "97", "98.2 ± 0.1", "1,000"],
+        ["1,000", "98.2 ± 0.1", "97", "3"],
+    ]
+    assert said["wide"] <= 0  # wide tables scroll by themselves, the page does not
+    assert said["alt"] == "Table 2. mine"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_shows_a_real_report(reproduced, tmp_path):
+    cwd, _ = reproduced
+    page = (cwd / "out/report/report.html").read_text()
+    made, console = browser(page, tmp_path)
+    assert console == []
+    assert made.count("<svg") == page.count("<svg") >= 7
+    assert made.count('role="img"') == page.count("<svg")
