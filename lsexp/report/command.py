@@ -35,6 +35,9 @@ def run(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in words):
         print(HELP, end="")
         return 0
+    for word in words:
+        if word.startswith("figure.format="):
+            raise UserError(f"{word}: a report's figures are SVG; leave it out")
     output, words = Output.split(words)
     chosen = [word for word in words if "=" not in word]
     for name in chosen:

@@ -213,6 +213,7 @@ def test_a_report_of_one_sweep_has_the_studies_of_its_runs_and_what_is_missing(r
         (["report"], "report: no sweep in runs; `lsexp reproduce` makes one of every study"),
         (["report", "epss"], "epss: no such study; did you mean eps?"),
         (["report", "recipes=a"], "recipes=a: no key of a report; did you mean recipe?"),
+        (["report", "figure.format=pdf"], "figure.format=pdf: a report's figures are SVG"),
         (["report", "recipe=a", "recipe=b"], "recipe: is given twice"),
         (["reproduce", "epss"], "epss: no such study; did you mean eps?"),
         (["reproduce", "rows=a,b"], "rows=a,b: goes with one study"),
