@@ -91,7 +91,7 @@ class Section:
     Attributes:
         anchor: its identifier on the page.
         command: what draws it; completing: what trains what is missing, "" if nothing is.
-        defects: what is known to be wrong with the public reproduction's numbers.
+        defects: what is known to be wrong with the public reproduction's numbers of such networks.
     """
 
     study: str
@@ -143,13 +143,14 @@ def section(manifest: Manifest, runs_dir: Path, data_dir: str | None) -> Section
     name = name_of(module, manifest, [part.chosen["recipe"] for part in manifest.parts])
     anchor = re.sub(r"[^A-Za-z0-9]+", "-", f"{manifest.study}-{name}").strip("-").lower()
     typed = [manifest.study, *manifest.words]
+    known = {part.chosen["recipe"] for part in manifest.parts} & set(PAPER_RECIPES)
     found = Section(
         manifest.study,
         module.HELP,
         anchor,
         shlex.join(["lsexp", "sweep", *typed]),
         "",
-        REPRODUCTION_DEFECTS.get(manifest.study, ""),
+        REPRODUCTION_DEFECTS.get(manifest.study, "") if known else "",
     )
     config = module.Config(**manifest.parts[0].keys)
     for figure_name, figure in module.draw(config, results).items():

@@ -66,9 +66,9 @@ if TYPE_CHECKING:
 HELP = "Table 3, Figure 2: ECE and reliability, hard, temperature-scaled and smoothed"
 ORDER = 3
 READING = {
-    "calibration": "Reliability: accuracy of the images in each bin of confidence, with the "
-    "number of images in it; on the diagonal confidence is worth what it says, below it the "
-    "network is over-confident. The band is what sampling alone would give.",
+    "calibration": "Reliability: accuracy of the images in each bin of confidence, below it the "
+    "share of images there. On the diagonal confidence is worth what it says, under it the "
+    "network is over-confident. Grey: what sampling alone would give a calibrated network.",
     "temperatures": "NLL and ECE against the temperature that divides the logits; where "
     "smoothing has done its work, the lowest point lies near 1.",
     "risk_coverage": "Error among the images that are kept when the least sure are refused, by "
