@@ -31,7 +31,13 @@ FORKS = multiprocessing.get_context("forkserver")
 """A process that has imported what the command needs and forks for each call: importing takes four
 times as long as the small runs of tests."""
 FORKS.set_forkserver_preload(
-    ["lsexp.cli", "lsexp.launch.local", "lsexp.launch.pool", "lsexp.sweep.command", "lsexp.measure"]
+    [
+        "lsexp.cli",
+        "lsexp.launch.local",
+        "lsexp.launch.pool",
+        "lsexp.sweep.reproduce",
+        "lsexp.report.command",
+    ]
     + [f"lsexp.studies.{name}" for name in studies.names()]
     + ["hydra.main", "matplotlib.figure", "pandas", "torch._dynamo", "torch.utils.tensorboard"]
 )

@@ -417,7 +417,7 @@ WRONG = {
     "train ~loss": ["keys cannot be added or removed"],
     "train recipe=mnits": [
         "recipe=mnits: must be one of cifar100_resnet56, ",
-        "digits_mlp, digits_shifted, mnist_mlp",
+        "digits_mlp, digits_shifted, mnist_distill, mnist_mlp",
     ],
     "train budget=paper": ["budget=paper: recipe=digits_mlp has smoke, cpu"],
     "train seed=abc": ["seed=abc: must be a whole number"],
