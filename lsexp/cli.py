@@ -147,7 +147,7 @@ def _plot(words: list[str]) -> int:
 
 
 def _reproduce(words: list[str]) -> int:
-    from lsexp.sweep import reproduce
+    from lsexp import reproduce
 
     return reproduce.run(words)
 

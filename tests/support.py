@@ -35,7 +35,7 @@ FORKS.set_forkserver_preload(
         "lsexp.cli",
         "lsexp.launch.local",
         "lsexp.launch.pool",
-        "lsexp.sweep.reproduce",
+        "lsexp.reproduce",
         "lsexp.report.command",
     ]
     + [f"lsexp.studies.{name}" for name in studies.names()]

@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lsexp import studies
+from lsexp import compose, studies
 from lsexp.errors import UserError, unknown
-from lsexp.report.content import Section, manifests, section
+from lsexp.report.content import Section, left_out, manifests, section
 from lsexp.report.pages import as_html, as_markdown
 from lsexp.runs.store import replace_file, runs_folder
+from lsexp.sweep.command import Found
 from lsexp.sweep.manifest import Manifest
-from lsexp.sweep.show import Output
+from lsexp.sweep.show import Output, results_of
 from lsexp.text import say
 
 HELP = """\
@@ -38,6 +39,7 @@ def run(words: list[str]) -> int:
     for word in words:
         if word.startswith("figure.format="):
             raise UserError(f"{word}: a report's figures are SVG; leave it out")
+    command = shlex.join(["lsexp", "report", *words])
     output, words = Output.split(words)
     chosen = [word for word in words if "=" not in word]
     for name in chosen:
@@ -64,37 +66,54 @@ def run(words: list[str]) -> int:
             f"`lsexp sweep STUDY` one",
             exit_code=1,
         )
-    command = shlex.join(["lsexp", "report", *words])
-    print(*write(found, runs_dir, keys.get("data_dir"), output.folder, command), sep="\n")
+    told = {one for study, manifest in found for one in (study, *_recipes(study, manifest))}
+    for one in [*chosen, *recipes]:
+        if one not in told:
+            say(f"lsexp: no sweep of {one} in {runs_dir}")
+    drawn: list[Found] = []
+    for study, manifest in found:
+        module = studies.study(study, "lsexp report")
+        try:
+            results = results_of(module, manifest, runs_dir, keys.get("data_dir"))
+            drawn.append((study, manifest, results))
+        except UserError as error:
+            say(f"lsexp: left out: {error}")
+            drawn.append((study, manifest, error))
+    print(*write(drawn, output.folder, command), sep="\n")
     return 0
 
 
-def write(
-    found: Sequence[Manifest],
-    runs_dir: Path,
-    data_dir: str | None,
-    out_dir: Path,
-    command: str,
-) -> list[Path]:
-    """Write both pages of these sweeps; returns their paths. Sweeps with nothing finished are said.
+def _recipes(study: str, manifest: Manifest) -> set[str]:
+    """Recipes by which a sweep may be asked for."""
+    of = {part.chosen["recipe"] for part in manifest.parts}
+    module = studies.study(study, "")
+    names = compose.options("recipe", None)
+    return of | {name for name in names if getattr(module, "recipe_for", str)(name) in of}
+
+
+def write(found: Sequence[Found], out_dir: Path, command: str) -> list[Path]:
+    """Write both pages of what sweeps found; returns their paths.
 
     Raises:
-        UserError: nothing is finished, or the folder cannot be written.
+        UserError: nothing was found, or the folder cannot be written.
     """
     sections: list[Section] = []
-    for manifest in found:
-        try:
-            sections.append(section(manifest, runs_dir, data_dir))
-        except UserError as error:
-            say(f"lsexp: left out: {error}")
+    missing: list[str] = []
+    taken: set[str] = set()
+    for study, manifest, results in found:
+        if isinstance(results, UserError):
+            missing.append(str(results))
+        else:
+            sections.append(section(study, manifest, results, taken))
+            missing += left_out(manifest, results)
     if not sections:
         raise UserError("report: nothing of these sweeps is finished, see above", exit_code=1)
     folder = out_dir / "report"
     pages = [folder / "report.html", folder / "report.md"]
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-        replace_file(pages[0], as_html(sections, command))
-        replace_file(pages[1], as_markdown(sections, command))
+        replace_file(pages[0], as_html(sections, command, missing))
+        replace_file(pages[1], as_markdown(sections, command, missing))
         names = set()
         for one in sections:
             for figure in one.figures:

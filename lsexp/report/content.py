@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +17,12 @@ import numpy as np
 from lsexp import compose, studies
 from lsexp.errors import UserError
 from lsexp.figures import STYLE
-from lsexp.published import PAPER_RECIPES, REPRODUCTION_DEFECTS
-from lsexp.studies import Finding, Result, Row
+from lsexp.published import PAPER_RECIPES
+from lsexp.studies import Claim, Finding, Result, Row
 from lsexp.sweep.manifest import Manifest, all_with_runs
-from lsexp.sweep.show import estimate_of, name_of, results_of
+from lsexp.sweep.show import completing, estimate_of, name_of
 from lsexp.sweep.work import label
-from lsexp.text import duration, plural
+from lsexp.text import plural, user_path
 
 PIXELS = 1.4
 """Of a page, for a point of a figure."""
@@ -50,12 +51,16 @@ class Drawn(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A claim with what was found, as text. estimate: ours; paper: its, "" where it has none."""
+    """A claim with what was found, as text.
+
+    asked: what the statistic must be; estimate: ours; paper: its, "" where it has none.
+    """
 
     verdict: str
     text: str
     where: str
     statistic: str
+    asked: str
     estimate: str
     paper: str
     because: str
@@ -69,7 +74,7 @@ class OfRecipe:
     Attributes:
         about: the first sentence of the recipe's file.
         reduced: what is less than in the paper; "" where nothing is.
-        missing: runs that are not finished, "" without any.
+        missing: runs that are not finished, and what to do about them, "" without any.
         ran: the table of what was run.
     """
 
@@ -90,7 +95,7 @@ class Section:
 
     Attributes:
         anchor: its identifier on the page.
-        command: what draws it; completing: what trains what is missing, "" if nothing is.
+        command: what draws it.
         defects: what is known to be wrong with the public reproduction's numbers of such networks.
     """
 
@@ -98,71 +103,86 @@ class Section:
     title: str
     anchor: str
     command: str
-    completing: str
     defects: str
     figures: list[Drawn] = field(default_factory=list)
     recipes: list[OfRecipe] = field(default_factory=list)
 
 
-def manifests(runs_dir: Path, chosen: Sequence[str], recipes: Sequence[str]) -> list[Manifest]:
+def manifests(
+    runs_dir: Path, chosen: Sequence[str], recipes: Sequence[str]
+) -> list[tuple[str, Manifest]]:
     """Sweeps to report: of each study, in the order of the paper, the newest of each kind.
 
     Args:
         chosen: names of studies; none: all.
-        recipes: only of these; none: of all.
+        recipes: only of these, or of what teaches or learns from these; none: of all.
     """
     found = []
     for name in studies.ordered():
         if chosen and name not in chosen:
             continue
         module, seen = studies.study(name, "lsexp report"), set()
+        wanted = {*recipes, *map(getattr(module, "recipe_for", str), recipes)}
         for manifest in all_with_runs(name, module, runs_dir):
             of = [part.chosen["recipe"] for part in manifest.parts]
-            if recipes and not set(recipes) & set(of):
+            if wanted and not wanted & set(of):
                 continue
             kind = name_of(module, manifest, of)
             if kind not in seen and all(part.runs for part in manifest.parts):
                 seen.add(kind)
-                found.append(replaced(manifest, name))
+                found.append((name, manifest))
     return found
 
 
-def replaced(manifest: Manifest, study: str) -> Manifest:
-    """The same runs as another study's."""
-    return Manifest(study, manifest.words, manifest.parts)
+def section(study: str, manifest: Manifest, results: Sequence[Result], taken: set[str]) -> Section:
+    """A study of one sweep.
 
-
-def section(manifest: Manifest, runs_dir: Path, data_dir: str | None) -> Section:
-    """One study of one sweep.
-
-    Raises:
-        UserError: none of its runs is finished.
+    Args:
+        taken: anchors of other sections, to which its own is added.
     """
-    module = studies.study(manifest.study, "lsexp report")
-    results = results_of(module, manifest, runs_dir, data_dir)
+    module = studies.study(study, "lsexp report")
     name = name_of(module, manifest, [part.chosen["recipe"] for part in manifest.parts])
-    anchor = re.sub(r"[^A-Za-z0-9]+", "-", f"{manifest.study}-{name}").strip("-").lower()
-    typed = [manifest.study, *manifest.words]
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", f"{study}-{name}").strip("-").lower()
+    names = itertools.chain([plain], (f"{plain}-{count}" for count in itertools.count(2)))
+    anchor = next(one for one in names if one not in taken)
+    taken.add(anchor)
     known = {part.chosen["recipe"] for part in manifest.parts} & set(PAPER_RECIPES)
-    found = Section(
-        manifest.study,
-        module.HELP,
-        anchor,
-        shlex.join(["lsexp", "sweep", *typed]),
-        "",
-        REPRODUCTION_DEFECTS.get(manifest.study, "") if known else "",
-    )
+    defects = module.REPRODUCTION if known else ""
+    found = Section(study, module.HELP, anchor, _command(study, manifest), defects)
     config = module.Config(**manifest.parts[0].keys)
     for figure_name, figure in module.draw(config, results).items():
-        title = f"{module.HELP}. {'; '.join(result.title for result in results)}"
+        what = figure_name.replace("_", " ")
+        title = f"{module.HELP} ({what}). {'; '.join(result.title for result in results)}"
         reading = module.READING.get(figure_name, "")
         svg = _svg(figure, f"{anchor}-{figure_name}")
         found.figures.append(Drawn(f"{anchor}-{figure_name}", svg, title, reading))
     where = _own_recipes(manifest.words)
-    found.recipes = [_of_recipe(result, where) for result in results]
-    if any(one.missing for one in found.recipes):
-        found.completing = found.command
+    found.recipes = [_of_recipe(result, manifest, where) for result in results]
     return found
+
+
+def left_out(manifest: Manifest, results: Sequence[Result]) -> list[str]:
+    """Recipes of a sweep of which nothing is finished."""
+    drawn = {result.recipe for result in results}
+    return [
+        f"{part.chosen['recipe']}: none of {plural(len(part.runs), 'run')} is finished; "
+        f"{completing(manifest, retry=False)}"
+        for part in manifest.parts
+        if part.chosen["recipe"] not in drawn
+    ]
+
+
+def _command(study: str, manifest: Manifest) -> str:
+    """What draws a study again: its own sweep, or a plot from the sweep that it shares."""
+    if study == manifest.study:
+        return shlex.join(["lsexp", "sweep", study, *manifest.words])
+    theirs = {item.name for item in fields(studies.study(manifest.study, "").Config)}
+    words = [word for word in manifest.words if word.partition("=")[0] not in theirs | {"workers"}]
+    keys = manifest.parts[0].keys
+    lists = [f"{name}={','.join(f'{v:.12g}' for v in keys[name])}" for name in ("eps", "seeds")]
+    # One seed: `seeds=0` would be none.
+    lists[1] += "," if len(keys["seeds"]) == 1 else ""
+    return shlex.join(["lsexp", "plot", study, *words, *lists])
 
 
 def _own_recipes(words: Sequence[str]) -> list[str]:
@@ -192,15 +212,19 @@ def _svg(figure: Any, prefix: str) -> str:
     return re.sub(r' (width|height)="[^"]*"', "", tag) + f' style="max-width:{width}px">' + rest
 
 
-def _of_recipe(result: Result, where: list[str]) -> OfRecipe:
+def _of_recipe(result: Result, manifest: Manifest, where: list[str]) -> OfRecipe:
     runs = result.tables["runs"]
     header, *rows = result.summary or [[]]
     left = [row for row in runs if row["status"] != "finished"]
     missing = ""
     if left:
         names = ", ".join(_name(row) for row in left[:6])
+        status = {row["status"] for row in left}
+        remedy = f"{completing(manifest, retry='failed' in status)} trains them"
+        if status & {"damaged", "stale"}:
+            remedy += ", those that are damaged or stale after lsexp runs rm"
         missing = f"{len(left)} of {plural(len(runs), 'run')} missing: {names}"
-        missing += ", ..." if len(left) > 6 else ""
+        missing += f"{', ...' if len(left) > 6 else ''}; {remedy}"
     return OfRecipe(
         result.recipe,
         result.title,
@@ -230,11 +254,27 @@ def _judged(one: Finding) -> Judged:
         claim.text,
         claim.where,
         claim.statistic,
+        _asked(claim),
         estimate_of(one),
         paper,
         one.because,
         claim.disputed_by,
     )
+
+
+def _asked(claim: Claim) -> str:
+    """What the statistic must be.
+
+    >>> _asked(Claim("a", "b", "c", "d", "within", 0.01, 100, "points"))
+    'within 1 points of 0'
+    >>> _asked(Claim("a", "b", "c", "d", "below", 0.1, unit="nats"))
+    'below -0.1 nats'
+    """
+    margin, unit = claim.factor * claim.margin, f" {claim.unit}" if claim.unit else ""
+    if claim.direction == "within":
+        return f"within {margin:g}{unit} of 0"
+    sign = "-" if claim.direction == "below" and margin else ""
+    return f"{claim.direction} {sign}{margin:g}{unit}"
 
 
 def _ran(runs: Sequence[Row]) -> Table:
@@ -261,8 +301,7 @@ def _ran(runs: Sequence[Row]) -> Table:
     ), here in kinds.items():
         seeds, eps = sorted({r["seed"] for r in here}), sorted({r["eps"] for r in here})
         seconds = [float(row["seconds"]) for row in here]
-        commits = sorted({str(row["commit"])[:7] for row in here if row["commit"]})
-        dirty = any("dirty" in str(row["commit"]) for row in here)
+        commits = sorted({_short(row["commit"]) for row in here if row["commit"]})
         rows.append(
             [
                 f"{recipe}{f', {role}' if role else ''}",
@@ -274,13 +313,18 @@ def _ran(runs: Sequence[Row]) -> Table:
                 str(budget),
                 f"{device} ({cpu})" if device == "cpu" else str(device),
                 f"{precision}, {plural(threads, 'thread')}",
-                duration(float(np.median(seconds))),
-                f"{sum(seconds) * (threads or 1) / 3600:.2g}",
+                f"{np.median(seconds):,.0f}",
+                f"{sum(seconds) * (threads if device == 'cpu' else 1) / 3600:,.2f}",
                 str(torch),
-                ", ".join(commits) + (" (changed)" if dirty else ""),
+                ", ".join(commits),
             ]
         )
-    return Table([*header, "time a run", "core-hours", "PyTorch", "commit"], rows)
+    hours = "hours of cores" if all(row[7].startswith("cpu") for row in rows) else "hours"
+    return Table([*header, "seconds a run", hours, "PyTorch", "commit"], rows)
+
+
+def _short(commit: str) -> str:
+    return f"{commit[:7]}{' (changed)' if 'dirty' in commit else ''}"
 
 
 def _list(seeds: Sequence[int]) -> str:
@@ -291,11 +335,10 @@ def _list(seeds: Sequence[int]) -> str:
 
 def _about(recipe: str, where: list[str]) -> str:
     """The first sentence of a recipe's file."""
-    folders = [Path(word.partition("=")[2]) for word in where]
+    folders = [user_path("--config-dir", word.partition("=")[2]) for word in where]
     for folder in [compose.configs_folder(), *folders]:
-        path = folder / "recipe" / f"{recipe}.yaml"
-        if path.is_file():
-            return _first_sentence(path.read_text())
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return _first_sentence((folder / "recipe" / f"{recipe}.yaml").read_text())
     return ""
 
 
@@ -318,15 +361,17 @@ def _reduced(runs: Sequence[Row], recipe: str, where: list[str]) -> str:
     """What is less than in the paper."""
     said = []
     for name in dict.fromkeys(row["recipe"] for row in runs if row["status"] == "finished"):
-        row = next(r for r in runs if (r["recipe"], r["status"]) == (name, "finished"))
+        here = [r for r in runs if (r["recipe"], r["status"]) == (name, "finished")]
         with contextlib.suppress(UserError):
             [(paper, _)] = compose.train_configs([f"recipe={name}", "budget=paper", *where])
-            whole = paper.train.steps
-            if paper.train.epochs is None and row["steps"] < whole:
-                less = f"{name}: {row['steps']:,} of the paper's {whole:,} steps"
-                if paper.data.train_size is None and row["train_size"] is not None:
-                    less += f", {row['images']:,} training images instead of all"
-                said.append(less)
+            whole, steps = paper.train.steps, min(row["steps"] for row in here)
+            less = []
+            if paper.train.epochs is None and steps < whole:
+                less.append(f"{steps:,} of the paper's {whole:,} steps")
+            sizes = [row["images"] for row in here if row["train_size"] is not None]
+            if paper.data.train_size is None and sizes:
+                less.append(f"{min(sizes):,} training images instead of all")
+            said += [f"{name}: {', '.join(less)}"] if less else []
     own = "" if recipe in PAPER_RECIPES else "The paper has no such network. "
     return own + (f"Reduced: {'; '.join(said)}." if said else "")
 

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import jinja2
 
@@ -16,18 +16,24 @@ MARKS = {"supported": "✓", "contradicted": "✗", "inconclusive": "≈", "not 
 """Beside the words, for those who tell colours badly."""
 
 
-def as_html(sections: Sequence[Section], command: str) -> str:
-    """The page; everything that is shown is escaped, figures apart."""
-    return _environment(escape=True).get_template("page.html.j2").render(_values(sections, command))
+def as_html(sections: Sequence[Section], command: str, missing: Sequence[str] = ()) -> str:
+    """The page; everything that is shown is escaped, figures apart.
+
+    Args:
+        command: that was typed; missing: lines on what could not be drawn.
+    """
+    template = _environment(escape=True).get_template("page.html.j2")
+    return template.render(_values(sections, command, missing))
 
 
-def as_markdown(sections: Sequence[Section], command: str) -> str:
+def as_markdown(sections: Sequence[Section], command: str, missing: Sequence[str] = ()) -> str:
     """The same as text; figures are at figures/<name>.svg beside it."""
-    text = _environment(escape=False).get_template("page.md.j2").render(_values(sections, command))
+    template = _environment(escape=False).get_template("page.md.j2")
+    text = template.render(_values(sections, command, missing))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _values(sections: Sequence[Section], command: str) -> dict[str, object]:
+def _values(sections: Sequence[Section], command: str, missing: Sequence[str]) -> dict[str, object]:
     claims = list(overview(sections))
     counts = dict.fromkeys(MARKS, 0)
     for _, _, claim in claims:
@@ -38,9 +44,17 @@ def _values(sections: Sequence[Section], command: str) -> dict[str, object]:
         "counts": counts,
         "marks": MARKS,
         "command": command,
-        "version": version("lsexp"),
+        "missing": missing,
+        "version": _version(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+
+
+def _version() -> str:
+    try:
+        return version("lsexp")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return ""
 
 
 def _environment(*, escape: bool) -> jinja2.Environment:
@@ -54,6 +68,7 @@ def _environment(*, escape: bool) -> jinja2.Environment:
     made.filters["plus"] = lambda text: text.replace("+-", "±")
     made.filters["cell"] = _cell
     made.filters["text"] = _text
+    made.filters["code"] = _code
     return made
 
 
@@ -69,3 +84,15 @@ def _text(value: str) -> str:
 def _cell(value: str) -> str:
     """A cell of a Markdown table, on one line."""
     return _text(" ".join(value.split())).replace("+-", "±")
+
+
+def _code(value: str) -> str:
+    """Words as they are typed, in Markdown, on one line.
+
+    >>> _code("a `b`")
+    '`` a `b` ``'
+    """
+    line = " ".join(value.split())
+    longest = max((len(ticks) for ticks in re.findall(r"`+", line)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {line} {fence}" if longest else f"`{line}`"

@@ -6,6 +6,7 @@ A module of this package is a study (if its name begins with no _); `lsexp sweep
     HELP                         one line: which figure or table
     ORDER                        its place in a report
     READING                      figure to how it is read
+    REPRODUCTION                 what is known to be wrong with the public reproduction's numbers
     Config                       dataclass of the study's own keys, declared by `config.key`
     OWNED                        keys of a run that the study sets, and what to type instead
     VIEW                         those of its own keys that choose no runs
@@ -171,6 +172,7 @@ class Study(Protocol):
     HELP: str
     ORDER: int
     READING: dict[str, str]
+    REPRODUCTION: str
     Config: type
     OWNED: dict[str, str]
     VIEW: tuple[str, ...]

@@ -11,6 +11,7 @@ STUDENTS = {
     "digits_mlp": "digits_distill",
     "digits_shifted": "digits_distill",
     "mnist_mlp": "mnist_distill",
+    "mnist_toy_teacher": "mnist_toy",
     "cifar10_resnet56": "cifar10_distill",
     "cifar10_resnet56_thin": "cifar10_distill_thin",
 }

@@ -59,6 +59,10 @@ if TYPE_CHECKING:
 
 HELP = "Figure 5: students of hard and of smoothed teachers"
 ORDER = 4
+REPRODUCTION = (
+    "one seed; on MNIST students' logits are matched with teachers' probabilities; on "
+    "CIFAR-10 the teacher is trained on crops of 24 pixels, and T = 3 is missing"
+)
 READING = {
     "distillation": "Above, teachers' accuracy against their smoothing. Below, students' "
     "against gamma, the effective smoothing of what they learnt from: labels smoothed "

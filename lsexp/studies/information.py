@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 HELP = "Figure 6: information between the example and the logits, during training"
 ORDER = 5
+REPRODUCTION = "it has no numbers: it gave up on this figure"
 READING = {
     "information": "How much of which training image it sees a network's logits tell, in nats, "
     "against the training step: the whole, its parts (the class, and the image within its "

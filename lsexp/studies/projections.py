@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 HELP = "Figure 1: three classes in the plane of their templates"
 ORDER = 2
+REPRODUCTION = "other classes of CIFAR-100, no bias, and for the MLP activations before the ReLU"
 READING = {
     "projections": "Images of three classes in the plane through their templates (weights and "
     "bias of the last layer; black corners), training and validation, without and with "

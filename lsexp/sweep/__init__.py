@@ -3,7 +3,6 @@
 Knows no study by name.
 
 command.py   the two commands: what is to do, training, in what order
-reproduce.py `lsexp reproduce`: every study at once
 asked.py     words to the runs that they mean
 work.py      what is left of them, what it will cost; training it
 manifest.py  what a sweep leaves, so that a plot without words draws the newest one

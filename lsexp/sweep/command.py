@@ -12,6 +12,7 @@ from typing import Any
 from lsexp import compose, studies
 from lsexp.errors import UserError
 from lsexp.runs.store import runs_folder
+from lsexp.studies import Result
 from lsexp.sweep.asked import Asked, ask
 from lsexp.sweep.manifest import Manifest, newest_manifest, newest_with_runs
 from lsexp.sweep.show import Output, show, tell, view_of
@@ -51,6 +52,10 @@ def run_sweep(words: list[str]) -> int:
     return carry_out("sweep", words, [Job(study, module, typed, asked)], output, dry_run=dry_run)
 
 
+Found = tuple[str, Manifest, list[Result] | UserError]
+"""A study, its sweep, and what it found, or why nothing."""
+
+
 @dataclass
 class Job:
     """A study as it was asked for.
@@ -88,13 +93,13 @@ def carry_out(
     output: Output,
     *,
     dry_run: bool,
-    after: Callable[[Sequence[Manifest], Path], None] = lambda _manifests, _runs_dir: None,
+    after: Callable[[Sequence[Found], Path], None] = lambda _found, _runs_dir: None,
 ) -> int:
     """Train what studies lack, then their tables and figures.
 
     Args:
         verb, words: the command that was typed.
-        after: called with their manifests in the end, whatever failed before.
+        after: called in the end with what was found, and the folder of the runs.
     """
     from lsexp.launch.pool import Pool
 
@@ -132,16 +137,20 @@ def carry_out(
         raise UserError(
             f"stopped by {stopped}; {state}: the same command goes on from there", exit_code=1
         )
-    unseen = []
+    unseen: list[str] = []
+    found: list[Found] = []
     for job, manifest in zip(jobs, manifests, strict=True):
         try:
-            show(job.module, manifest, runs_dir, output, base.data_dir)
+            results = show(job.module, manifest, runs_dir, output, base.data_dir)
+            found.append((job.study, manifest, results))
         except UserError as error:
             if not errors and len(jobs) == 1:
                 raise
             say(f"lsexp: {error}")
             unseen.append(job.study)
-    after(manifests, runs_dir)
+            found.append((job.study, manifest, error))
+    if len(unseen) < len(jobs):
+        after(found, runs_dir)
     if errors:
         again = [word for word in words if not word.startswith("retry_failed=")]
         typed = shlex.join(["lsexp", verb, *again, "retry_failed=true"])

@@ -66,8 +66,23 @@ def _manifests(study: str, runs_dir: Path) -> list[tuple[float, Manifest]]:
             stored = json.loads(path.read_text())
             when = float(stored.pop("time"))
             stored["parts"] = [Part(**part) for part in stored["parts"]]
-            found.append((when, Manifest(**stored)))
+            if _whole(study, manifest := Manifest(**stored)):
+                found.append((when, manifest))
     return found
+
+
+def _whole(study: str, manifest: Manifest) -> bool:
+    """Whether this version can read it.
+
+    Raises:
+        KeyError, TypeError: it cannot.
+    """
+    config = studies.study(study, "").Config
+    for part in manifest.parts:
+        config(**part.keys)
+        _ = part.chosen["recipe"], part.chosen["budget"]
+        _ = [(run["keys"]["eps"], run["name"]) for run in part.runs]
+    return manifest.study == study and bool(manifest.parts)
 
 
 def newest_with_runs(study: str, module: Any, runs_dir: Path) -> Manifest | None:
@@ -80,17 +95,14 @@ def newest_with_runs(study: str, module: Any, runs_dir: Path) -> Manifest | None
 
 
 def all_with_runs(study: str, module: Any, runs_dir: Path) -> list[Manifest]:
-    """Sweeps of a study, the latest first, then those of others that train the same runs."""
-    both = (_manifests(study, runs_dir), _of_kin(study, module, runs_dir))
-    return [
-        manifest
-        for pairs in both
-        for _, manifest in sorted(pairs, key=lambda pair: pair[0], reverse=True)
-    ]
+    """Sweeps of a study, and of others that train the same runs, the latest first."""
+    both = [*_manifests(study, runs_dir), *_of_kin(study, module, runs_dir)]
+    return [manifest for _, manifest in sorted(both, key=lambda pair: pair[0], reverse=True)]
 
 
 def _of_kin(study: str, module: Any, runs_dir: Path) -> list[tuple[float, Manifest]]:
-    """Sweeps of other studies that train the same runs, as this study's."""
+    """Sweeps of other studies that train the same runs: keys and runs are those of this study, the
+    words those of the other, by whose name they go."""
     kin = [name for name in studies.names() if studies.study(name, "").runs is module.runs]
     found = [pair for name in kin if name != study for pair in _manifests(name, runs_dir)]
     names = [item.name for item in fields(module.Config)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -58,12 +59,13 @@ class Output:
 
 def show(
     module: Any, manifest: Manifest, runs_dir: Path, output: Output, data_dir: str | None
-) -> None:
+) -> list[Result]:
     """Analyse what is finished, print tables and findings, write figures and tables."""
     results = results_of(module, manifest, runs_dir, data_dir)
     name = name_of(module, manifest, [result.recipe for result in results])
     config = module.Config(**manifest.parts[0].keys)
     tell(module, config, results, output.folder / study_of(module) / name, output.formats)
+    return results
 
 
 def study_of(module: Any) -> str:
@@ -125,7 +127,13 @@ def _typed(manifest: Manifest) -> str:
 
 
 def _for_path(words: Sequence[str]) -> str:
-    return "".join(f"-{re.sub(r'[^A-Za-z0-9_.,=]', '_', word)[:60]}" for word in words)
+    """Of a word that is long its beginning, and a digest that sets it apart."""
+    found = []
+    for word in words:
+        plain = re.sub(r"[^A-Za-z0-9_.,=]", "_", word)
+        digest = hashlib.sha256(word.encode()).hexdigest()[:6]
+        found.append(f"-{plain}" if len(plain) <= 60 else f"-{plain[:53]}_{digest}")
+    return "".join(found)
 
 
 def completing(manifest: Manifest, *, retry: bool) -> str:

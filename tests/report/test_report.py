@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -12,8 +13,9 @@ import pytest
 from support import lsexp, names
 
 from lsexp.cli import main
-from lsexp.report.content import Drawn, Judged, OfRecipe, Section, Table
+from lsexp.report.content import Drawn, Judged, OfRecipe, Section, Table, _reduced
 from lsexp.report.pages import as_html, as_markdown
+from lsexp.sweep.command import Job
 
 BAD = "<script>alert(1)</script>|`*_[x](y)&"
 SVG = '<svg viewBox="0 0 10 10"><path id="a" d="M0 0"/></svg>'
@@ -22,6 +24,7 @@ CLAIM = Judged(
     "it helps",
     "Table 2",
     "a minus b",
+    "above 0 points",
     "+1 [+0.5, +1.5] points (n = 10)",
     "+0.6",
     "",
@@ -36,13 +39,12 @@ PART = OfRecipe(
     [CLAIM, CLAIM._replace(verdict="not tested", because="no gate", disputed_by="Shen")],
     Table(["what", "runs"], [["mine", "3"]]),
     "Reduced: mine: 10 of the paper's 100 steps.",
-    "1 of 3 runs missing: eps=0 seed=2",
+    "1 of 3 runs missing: eps=0 seed=2; lsexp sweep eps trains them",
 )
 SECTION = Section(
     "eps",
     "Table 2: accuracy",
     "eps-mine",
-    "lsexp sweep eps recipe=mine",
     "lsexp sweep eps recipe=mine",
     "one seed",
     [Drawn("eps-mine-eps", SVG, "Table 2. mine", "Read it so.")],
@@ -83,7 +85,7 @@ def parsed(page):
 
 
 def test_the_page_says_all_there_is():
-    page = as_html([SECTION], "lsexp report")
+    page = as_html([SECTION], "lsexp report", ["of another"])
     found, text = parsed(page)
     for words in (
         "1 supported",
@@ -94,7 +96,9 @@ def test_the_page_says_all_there_is():
         "the paper: +0.6",
         "1 of 3 runs missing: eps=0 seed=2",
         "Reduced: mine: 10 of the paper's 100 steps.",
-        "Of the public reproduction: one seed",
+        "public reproduction: one seed",
+        "a minus b, to be above 0 points: +1",
+        "Not drawn: of another",
         "lsexp sweep eps recipe=mine",
         "Read it so.",
     ):
@@ -108,7 +112,7 @@ def test_markdown_says_the_same():
     text = as_markdown([SECTION], "lsexp report")
     assert "![Table 2. mine](figures/eps-mine-eps.svg)" in text
     assert "| 0.1 | 98.2 ± 0.1 |" in text
-    assert "✓ **supported**: it helps (Table 2). a minus b: +1" in text
+    assert "✓ **supported**: it helps (Table 2). a minus b, to be above 0 points: +1" in text
     assert "\n\n\n" not in text
 
 
@@ -131,9 +135,9 @@ def test_what_is_shown_is_escaped():
     found, text = parsed(page)
     assert found.tags.count("script") == 1
     assert text.count("<script>alert(1)</script>") > 10
-    markdown = as_markdown([section], "lsexp report")
-    commands = [line for line in markdown.splitlines() if line.startswith(("    ", "**"))]
-    prose = "\n".join(line for line in markdown.splitlines() if line not in commands)
+    markdown = as_markdown([section], BAD, [BAD])
+    assert markdown.count(f"`` {BAD} ``") == 2  # as code, which ends where it should
+    prose = markdown.replace(f"`` {BAD} ``", "")
     assert "<script>" not in prose
     for line in prose.splitlines():
         if line.startswith("|"):  # a bar would be another cell
@@ -216,10 +220,17 @@ def test_a_report_of_one_sweep_has_the_studies_of_its_runs_and_what_is_missing(r
         (["report", "recipe=a", "recipe=b"], "recipe: is given twice"),
         (["reproduce", "epss"], "epss: no such study; did you mean eps?"),
         (["reproduce", "rows=a,b"], "rows=a,b: goes with one study"),
-        (["reproduce", "seed=3"], "seed=3: eps sets it; type seeds=5"),
+        (["reproduce", "seed=3"], "eps: seed=3: eps sets it; type seeds=5"),
         (["reproduce", "snapshot=3"], "snapshot=3: no such key; did you mean snapshots?"),
         (["reproduce", "information", "recipe=digits_mlp"], "augment: information needs images"),
         (["reproduce", "student.optim.lr=1"], "student.optim.lr=1: needs students=true"),
+        (
+            ["reproduce", "eps", "teacher.optim.lr=1"],
+            "teacher.optim.lr=1: none of eps has",
+        ),
+        (["reproduce", "eps", "information.eps=0"], "information.eps=0: information is not among"),
+        (["reproduce", "protocol=halves"], "protocol=halves: must be draws or paper"),
+        (["reproduce", "eps=0.05,0.1"], "eps=0.05,0.1: must have 0, the hard teacher"),
         (["reproduce", "out_dir=/dev/null/x"], "out_dir=/dev/null/x: /dev/null is no folder that"),
     ],
 )
@@ -234,6 +245,101 @@ def test_wrong_words(tmp_path, monkeypatch, capsys, words, message):
         .startswith(message)
     )
     assert out == ""
+
+
+def reproduce_plan(monkeypatch, capsys, cwd, *words):
+    """{(study, role): configs} of a dry run, and what it says in the end."""
+    found = {}
+
+    def planned(job):
+        for row in job.asked:
+            for run in row.runs:
+                key = job.study, run.keys.get("role")
+                found.setdefault(key, []).append(run.config)
+        return job
+
+    monkeypatch.chdir(cwd)
+    monkeypatch.setattr("lsexp.reproduce.Job", lambda *args, **more: planned(Job(*args, **more)))
+    assert main(["reproduce", *words, "--dry-run"]) == 0
+    return found, capsys.readouterr().out.splitlines()[-1]
+
+
+def test_words_are_of_the_networks_of_the_recipe(tmp_path, monkeypatch, capsys):
+    words = ["recipe=digits_mlp", "model.widths=[8]", "optim.lr=0.3", "train.steps=20", "seeds=1"]
+    words += ["eps=0,0.1", "temperatures=1", "distillation.temperatures=1,4", "loss.beta=0.5"]
+    found, said = reproduce_plan(monkeypatch, capsys, tmp_path, *words)
+    assert {c.model.widths[0] for c in found["distillation", "teacher"]} == {8}
+    assert {c.model.widths[0] for c in found["distillation", "student"]} == {16}
+    assert {c.loss.beta for c in found["distillation", "student"]} == {0.5}
+    assert len(found["distillation", "student"]) == 3  # two temperatures, and a smoothed teacher
+    for configs in found.values():
+        assert {(c.train.steps, c.optim.lr) for c in configs} == {(20, 0.3)}
+    assert "7 runs" in said  # two of which all share
+
+
+def test_each_section_says_how_it_is_drawn_again(reproduced):
+    cwd, _ = reproduced
+    page = (cwd / "fewer/out/report/report.md").read_text()
+    commands = re.findall(r"^`lsexp (.*)`$", page, re.MULTILINE)
+    assert commands[0].startswith("sweep eps budget=smoke")
+    assert commands[1:] == [
+        "plot projections budget=smoke eps=0,0.1 seeds=0,",
+        "plot calibration budget=smoke eps=0,0.1 seeds=0,",
+    ]
+    for command in commands:
+        assert lsexp(*shlex.split(command), cwd=cwd / "fewer").returncode == 0
+
+
+def test_what_cannot_be_read_or_drawn_does_not_end_a_report(reproduced):
+    cwd, _ = reproduced
+    folder = shutil.copytree(cwd / "fewer", cwd / "odd")
+    sweeps = folder / "runs" / ".sweeps"
+    whole = json.loads(next(sweeps.glob("eps-*.json")).read_text())
+    part = whole["parts"][0]
+    for number, parts in enumerate(
+        ([], [part | {"keys": {"unheard_of": 1}}], [part | {"chosen": {}}], [part | {"runs": [1]}])
+    ):
+        (sweeps / f"eps-{number}.json").write_text(json.dumps(whole | {"parts": parts}))
+    other = [
+        part | {"chosen": part["chosen"] | {"recipe": "other"}, "runs": [
+            run | {"name": f"no-{run['name']}"} for run in part["runs"]]}
+    ]  # fmt: skip
+    (sweeps / "eps-9.json").write_text(json.dumps(whole | {"parts": other}))
+    done = lsexp("report", "eps", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    text = parsed((folder / "out/report/report.html").read_text())[1]
+    assert "Not drawn: plot eps: none of its 2 runs is finished" in text
+    assert text.count("Table 2: accuracy, NLL and ECE against the smoothing") == 1
+
+
+def test_two_sweeps_of_one_study_have_anchors_of_their_own(reproduced):
+    cwd, _ = reproduced
+    folder = cwd / "two"
+    for rate in (".1", "1"):
+        words = ["budget=smoke", "eps=0", "seeds=1", "workers=1", f"optim.lr={rate}"]
+        assert (
+            lsexp("sweep", "eps", *words, cwd=cwd, env={"LSEXP_RUNS_DIR": str(folder)}).returncode
+            == 0
+        )
+    done = lsexp("report", "eps", f"runs_dir={folder}", "out_dir=two_out", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    parsed((cwd / "two_out/report/report.html").read_text())
+    assert len(names(cwd / "two_out/report/figures")) == 2
+
+
+def test_what_is_reduced_against_the_paper():
+    def row(**more):
+        of = {"recipe": "cifar10_alexnet", "status": "finished", "steps": 390_000}
+        return of | {"images": 40_000, "train_size": None} | more
+
+    assert _reduced([row()], "cifar10_alexnet", []) == ""
+    fewer = row(images=5000, train_size=5000)
+    said = "Reduced: cifar10_alexnet: 5,000 training images instead of all."
+    assert _reduced([row(), fewer], "cifar10_alexnet", []) == said
+    shorter = row(steps=15_000, status="finished")
+    said = "Reduced: cifar10_alexnet: 15,000 of the paper's 390,000 steps."
+    assert _reduced([shorter, row(status="failed", steps=1)], "cifar10_alexnet", []) == said
+    assert _reduced([], "mine", []) == "The paper has no such network. "
 
 
 def test_a_study_that_could_not_be_drawn_is_left_out_where_all_are_asked(
