@@ -53,7 +53,7 @@ class Drawn(NamedTuple):
 class Judged(NamedTuple):
     """A claim with what was found, as text.
 
-    asked: what the statistic must be; estimate: ours; paper: its, "" where it has none.
+    asked: what the statistic must be, and where; estimate: ours; paper: its, "" where it has none.
     """
 
     verdict: str
@@ -271,10 +271,11 @@ def _asked(claim: Claim) -> str:
     'below -0.1 nats'
     """
     margin, unit = claim.factor * claim.margin, f" {claim.unit}" if claim.unit else ""
+    gate = f", where {claim.gate}" if claim.gate else ""
     if claim.direction == "within":
-        return f"within {margin:g}{unit} of 0"
+        return f"within {margin:g}{unit} of 0{gate}"
     sign = "-" if claim.direction == "below" and margin else ""
-    return f"{claim.direction} {sign}{margin:g}{unit}"
+    return f"{claim.direction} {sign}{margin:g}{unit}{gate}"
 
 
 def _ran(runs: Sequence[Row]) -> Table:

@@ -116,6 +116,7 @@ class Claim(NamedTuple):
         margin: in the statistic's unit.
         factor, unit: how its values are told to people.
         disputed_by: who found otherwise, if anybody.
+        gate: what must hold of hard runs for the claim to say anything, "" for nothing.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Claim(NamedTuple):
     factor: float = 1.0
     unit: str = ""
     disputed_by: str = ""
+    gate: str = ""
 
 
 @dataclass
@@ -187,6 +189,7 @@ SEEDS_ON_CIFAR, SEEDS_ELSEWHERE = 3, 10
 """How many decide a claim; where runs are cheap, more are asked."""
 LEARNT, OVERCONFIDENT = 0.95, 1.3
 """What the gate asks of hard runs: accuracy on clean training images, temperature fitted on val."""
+GATE = f"hard runs are right on {LEARNT:.0%} of their training images"
 
 
 ONE_SEED = "one seed: nothing can be said of seeds; seeds=5 trains more"

@@ -19,6 +19,7 @@ from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, logarithmic, plain, series_style
 from lsexp.measure import Outputs, Question
 from lsexp.studies import (
+    GATE,
     Claim,
     Finding,
     Result,
@@ -60,6 +61,7 @@ MISSED = Claim(
     factor=100,
     unit="points",
     disputed_by=DISPUTED,
+    gate=f"{GATE}, and smoothed teachers lose {ERASED} nats more than they do",
 )
 """Declared before any run; nobody has published it. The hard teachers stand for what changes
 between the two places without smoothing: that a teacher becomes better. Gate: hard teachers have

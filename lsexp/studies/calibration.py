@@ -36,6 +36,7 @@ from lsexp.config import key
 from lsexp.measure import Question, read_logits
 from lsexp.published import PAPER_ECE, REPRODUCTION_ECE, PublishedECE
 from lsexp.studies import (
+    GATE,
     ONE_SEED,
     OTHER_SPREAD,
     OVERCONFIDENT,
@@ -110,6 +111,7 @@ OVERCONFIDENCE = Claim(
     "above",
     factor=100,
     unit="points",
+    gate=GATE,
 )
 CALIBRATES = Claim(
     "smoothing-calibrates",
@@ -117,6 +119,7 @@ CALIBRATES = Claim(
     "Table 3, CIFAR-100",
     "debiased ECE on test at eps 0.05 minus at eps 0, paired by seed",
     "below",
+    gate=f"{GATE}, and need a temperature of {OVERCONFIDENT} or more",
 )
 COMPARABLE = Claim(
     "as-temperature-scaling",
@@ -125,6 +128,7 @@ COMPARABLE = Claim(
     "debiased ECE on test at eps 0.05 minus at eps 0 with its temperature, paired by seed, "
     "minus 0.01",
     "below",
+    gate=f"{GATE}, and need a temperature of {OVERCONFIDENT} or more",
 )
 NO_TEMPERATURE = Claim(
     "smoothed-need-none",
@@ -132,6 +136,7 @@ NO_TEMPERATURE = Claim(
     "Table 3, CIFAR-100 (reported at T = 1)",
     "temperature fitted on val at eps 0.05, minus 1.1",
     "below",
+    gate=f"{GATE}, and need a temperature of {OVERCONFIDENT} or more",
 )
 UNDERCONFIDENT = Claim(
     "mnist-underconfident",
@@ -140,6 +145,7 @@ UNDERCONFIDENT = Claim(
     "accuracy minus mean confidence on test at eps 0.1, minus 0.1",
     "within",
     margin=0.03,
+    gate="the data are MNIST, and hard runs are as confident as they are accurate, within 0.02",
 )
 CLAIMS = (OVERCONFIDENCE, CALIBRATES, COMPARABLE, NO_TEMPERATURE, UNDERCONFIDENT)
 """Declared before any run; judged with temperatures fitted by NLL on half of val, and 15 bins.

@@ -24,6 +24,7 @@ from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Draws, Measurement, Question, Views
 from lsexp.published import REPRODUCTION_STUDENTS, TOY_ERRORS
 from lsexp.studies import (
+    GATE,
     ONE_SEED,
     Claim,
     Finding,
@@ -112,6 +113,7 @@ HARD_HELPS = Claim(
     "above",
     factor=100,
     unit="points",
+    gate=GATE,
 )
 SMOOTHED_AGAINST_BASELINE = Claim(
     "smoothed-teachers-do-not-help",
@@ -123,6 +125,7 @@ SMOOTHED_AGAINST_BASELINE = Claim(
     factor=100,
     unit="points",
     disputed_by=DISPUTED,
+    gate=GATE,
 )
 SMOOTHED_AGAINST_HARD = Claim(
     "smoothed-teachers-teach-worse",
@@ -134,6 +137,7 @@ SMOOTHED_AGAINST_HARD = Claim(
     factor=100,
     unit="points",
     disputed_by=DISPUTED,
+    gate=GATE,
 )
 CLAIMS = (HARD_HELPS, SMOOTHED_AGAINST_BASELINE, SMOOTHED_AGAINST_HARD)
 """Declared before any run. Gate of all: hard teachers have learnt their training images (`learnt`).

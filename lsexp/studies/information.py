@@ -26,6 +26,7 @@ from lsexp.figures import grid, logarithmic, plain, series_style, styled
 from lsexp.measure import Draws, Measurement, Question
 from lsexp.published import PAPER_PAIR
 from lsexp.studies import (
+    GATE,
     ONE_SEED,
     OTHER_SPREAD,
     Chosen,
@@ -164,6 +165,7 @@ FALLS = Claim(
     "below",
     margin=0.1,
     unit="nats",
+    gate=GATE,
 )
 LOWER = Claim(
     "smoothed-ends-lower",
@@ -172,6 +174,7 @@ LOWER = Claim(
     f"estimate {END} at eps 0.1 minus at eps 0, paired by seed",
     "below",
     unit="nats",
+    gate=GATE,
 )
 ABOVE = Claim(
     "above-log-2",
@@ -181,6 +184,7 @@ ABOVE = Claim(
     f"the lower of the estimates {END} at eps 0 and 0.1, minus (log 2 - 0.05)",
     "above",
     unit="nats",
+    gate=GATE,
 )
 CLAIMS = (SMALL, RISES, FALLS, LOWER, ABOVE, students.MISSED)
 """Declared before any run; judged with the default classes and estimator, and the first five only

@@ -21,6 +21,7 @@ from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Measured, Measurement, Question
 from lsexp.published import PAPER_CLASSES
 from lsexp.studies import (
+    GATE,
     ONE_SEED,
     OTHER_SPREAD,
     Chosen,
@@ -97,6 +98,7 @@ TIGHTER = Claim(
     f"log10 of within/between scatter in the plane, on train, {DIFFERENCE}",
     "below",
     unit="(log10)",
+    gate=GATE,
 )
 SPREAD = Claim(
     "validation-spreads",
@@ -105,6 +107,7 @@ SPREAD = Claim(
     "log10 of within/between scatter in the plane at eps 0.1, val minus train",
     "above",
     unit="(log10)",
+    gate=GATE,
 )
 EQUIDISTANT = Claim(
     "templates-equidistant",
@@ -113,6 +116,7 @@ EQUIDISTANT = Claim(
     f"log10 of longest by shortest side, {DIFFERENCE}",
     "below",
     unit="(log10)",
+    gate=GATE,
 )
 SMALLER = Claim(
     "scale-smaller",
@@ -121,6 +125,7 @@ SMALLER = Claim(
     f"log10 of the extent in the plane, on train, {DIFFERENCE}",
     "below",
     unit="(log10)",
+    gate=GATE,
 )
 CLAIMS = (TIGHTER, SPREAD, EQUIDISTANT, SMALLER)
 """Declared before any run. Gate: hard runs have learnt their training images (`learnt`); in the

@@ -275,4 +275,5 @@ def _row(finding: Finding) -> dict[str, Any]:
         "verdict": finding.verdict,
         "because": finding.because,
         "disputed_by": claim.disputed_by,
+        "gate": claim.gate,
     }
