@@ -189,7 +189,7 @@ SEEDS_ON_CIFAR, SEEDS_ELSEWHERE = 3, 10
 """How many decide a claim; where runs are cheap, more are asked."""
 LEARNT, OVERCONFIDENT = 0.95, 1.3
 """What the gate asks of hard runs: accuracy on clean training images, temperature fitted on val."""
-GATE = f"hard runs are right on {LEARNT:.0%} of their training images"
+GATE = f"hard runs are right on {100 * LEARNT:.0f} % of their training images"
 
 
 ONE_SEED = "one seed: nothing can be said of seeds; seeds=5 trains more"
