@@ -26,7 +26,7 @@ lint: .venv/.installed-dev
 
 venv: .venv/.installed-dev
 
-# All studies on the embedded digits, as results/ has them: a quarter of an hour on two cores.
+# All studies on the embedded digits, as results/ has them: some 20 minutes on two cores.
 results-digits: .venv/.installed
 	LSEXP_OUT_DIR=results/digits $(BIN)/lsexp reproduce grid=full students=true seeds=10
 
