@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from lsexp import compose, studies
@@ -59,7 +58,7 @@ def run(words: list[str]) -> int:
         return 0
     command = shlex.join(["lsexp", "reproduce", *words])
 
-    def report(found: Sequence[Found], _runs_dir: Path) -> None:
+    def report(found: Sequence[Found]) -> None:
         print(*write(found, output.folder, command), sep="\n")
 
     return carry_out("reproduce", words, jobs, output, dry_run=dry_run, after=report)

@@ -6,7 +6,6 @@ import contextlib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from lsexp import compose, studies
@@ -93,13 +92,13 @@ def carry_out(
     output: Output,
     *,
     dry_run: bool,
-    after: Callable[[Sequence[Found], Path], None] = lambda _found, _runs_dir: None,
+    after: Callable[[Sequence[Found]], None] = lambda _found: None,
 ) -> int:
     """Train what studies lack, then their tables and figures.
 
     Args:
         verb, words: the command that was typed.
-        after: called in the end with what was found, and the folder of the runs.
+        after: called in the end with what was found.
     """
     from lsexp.launch.pool import Pool
 
@@ -150,7 +149,7 @@ def carry_out(
             unseen.append(job.study)
             found.append((job.study, manifest, error))
     if len(unseen) < len(jobs):
-        after(found, runs_dir)
+        after(found)
     if errors:
         again = [word for word in words if not word.startswith("retry_failed=")]
         typed = shlex.join(["lsexp", verb, *again, "retry_failed=true"])
