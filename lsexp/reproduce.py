@@ -10,7 +10,7 @@ from typing import Any
 from lsexp import compose, studies
 from lsexp.config import DistillationConfig, LossConfig, SweepConfig, walk
 from lsexp.errors import UserError, unknown
-from lsexp.report.command import write
+from lsexp.report.command import folder_of, write
 from lsexp.sweep.asked import PARTNERS, ask
 from lsexp.sweep.command import Found, Job, carry_out
 from lsexp.sweep.show import Output
@@ -58,8 +58,10 @@ def run(words: list[str]) -> int:
         return 0
     command = shlex.join(["lsexp", "reproduce", *words])
 
+    recipes = [word.removeprefix("recipe=") for word in typed if word.startswith("recipe=")]
+
     def report(found: Sequence[Found]) -> None:
-        print(*write(found, output.folder, command), sep="\n")
+        print(*write(found, folder_of(output.folder, [*chosen, *recipes]), command), sep="\n")
 
     return carry_out("reproduce", words, jobs, output, dry_run=dry_run, after=report)
 

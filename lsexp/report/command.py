@@ -26,7 +26,8 @@ lsexp report [STUDY ...] [key=value ...]: what has been swept, as one page; trai
 
 Keys: recipe=, runs_dir=, data_dir=, out_dir= (or LSEXP_OUT_DIR; default: out).
 Writes OUT_DIR/report/report.html, which needs no other file and no network, and report.md with its
-figures beside it. Studies that share runs are drawn from each other's sweeps.
+figures beside it; of some studies or recipes to a folder named after them, OUT_DIR/report-NAME.
+Studies that share runs are drawn from each other's sweeps.
 """
 KEYS = ("recipe", "runs_dir", "data_dir")
 
@@ -79,7 +80,8 @@ def run(words: list[str]) -> int:
         except UserError as error:
             say(f"lsexp: left out: {error}")
             drawn.append((study, manifest, error))
-    print(*write(drawn, output.folder, command), sep="\n")
+    folder = folder_of(output.folder, [one for one in (*chosen, *recipes) if one in told])
+    print(*write(drawn, folder, command), sep="\n")
     return 0
 
 
@@ -91,8 +93,13 @@ def _recipes(study: str, manifest: Manifest) -> set[str]:
     return of | {name for name in names if getattr(module, "recipe_for", str)(name) in of}
 
 
-def write(found: Sequence[Found], out_dir: Path, command: str) -> list[Path]:
-    """Write both pages of what sweeps found; returns their paths.
+def folder_of(out_dir: Path, chosen: Sequence[str]) -> Path:
+    """Where the pages of these studies and recipes go; of all, if none is named."""
+    return out_dir / "-".join(["report", *chosen]).replace("/", "_")
+
+
+def write(found: Sequence[Found], folder: Path, command: str) -> list[Path]:
+    """Write both pages of what sweeps found to a folder of `folder_of`; returns their paths.
 
     Raises:
         UserError: nothing was found, or the folder cannot be written.
@@ -108,7 +115,6 @@ def write(found: Sequence[Found], out_dir: Path, command: str) -> list[Path]:
             missing += left_out(manifest, results)
     if not sections:
         raise UserError("report: nothing of these sweeps is finished, see above", exit_code=1)
-    folder = out_dir / "report"
     pages = [folder / "report.html", folder / "report.md"]
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -123,5 +129,5 @@ def write(found: Sequence[Found], out_dir: Path, command: str) -> list[Path]:
             if old.name not in names:
                 old.unlink()
     except OSError as error:
-        raise UserError(f"out_dir={out_dir}: {error.strerror or error}", exit_code=1) from error
+        raise UserError(f"out_dir={folder.parent}: {error.strerror or error}", exit_code=1) from error
     return pages

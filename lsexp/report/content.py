@@ -286,7 +286,9 @@ def _ran(runs: Sequence[Row]) -> Table:
             same = ("recipe", "budget", "steps", "images", "device", "cpu_class", "precision")
             key = (row.get("role"), *(row[name] for name in (*same, "threads", "torch")))
             kinds.setdefault(key, []).append(row)
-    header = ["what", "runs", "seeds", "eps", "steps", "images", "budget", "device", "precision"]
+    taught = any(row.get("temperature") is not None for row in runs)
+    header = ["what", "runs", "seeds", "eps", *(["temperature"] if taught else [])]
+    header += ["steps", "images", "budget", "device", "precision"]
     rows = []
     for (
         role,
@@ -300,7 +302,7 @@ def _ran(runs: Sequence[Row]) -> Table:
         threads,
         torch,
     ), here in kinds.items():
-        seeds, eps = sorted({r["seed"] for r in here}), sorted({r["eps"] for r in here})
+        seeds = sorted({row["seed"] for row in here})
         seconds = [float(row["seconds"]) for row in here]
         commits = sorted({_short(row["commit"]) for row in here if row["commit"]})
         rows.append(
@@ -308,7 +310,8 @@ def _ran(runs: Sequence[Row]) -> Table:
                 f"{recipe}{f', {role}' if role else ''}",
                 str(len(here)),
                 _list(seeds),
-                ", ".join(f"{value:g}" for value in eps),
+                _values(here, "eps"),
+                *([_values(here, "temperature")] if taught else []),
                 f"{steps:,}",
                 f"{images:,}" if images else "",
                 str(budget),
@@ -320,8 +323,15 @@ def _ran(runs: Sequence[Row]) -> Table:
                 ", ".join(commits),
             ]
         )
-    hours = "hours of cores" if all(row[7].startswith("cpu") for row in rows) else "hours"
+    done = [row for row in runs if row["status"] == "finished"]
+    hours = "hours of cores" if all(row["device"] == "cpu" for row in done) else "hours"
     return Table([*header, "seconds a run", hours, "PyTorch", "commit"], rows)
+
+
+def _values(rows: Sequence[Row], name: str) -> str:
+    """Those that a key has in these rows."""
+    found = {row[name] for row in rows} - {None}
+    return ", ".join(f"{value:g}" for value in sorted(found))
 
 
 def _short(commit: str) -> str:

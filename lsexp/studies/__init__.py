@@ -37,6 +37,7 @@ import difflib
 import importlib
 import pkgutil
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -255,6 +256,22 @@ def run_row(one: Trained, **more: Any) -> Row:
     row["commit"] = f"{git['commit']}{' (dirty)' if git['dirty'] else ''}" if git else None
     row["command"] = shlex.join(provenance["command"]) if provenance else None
     return row
+
+
+def mixed(trained: Sequence[Trained]) -> list[str]:
+    """Lines on what finished runs of one recipe do not share beside what was asked: how numbers are
+    rounded, and on what."""
+    rows = [run_row(one) for one in trained if one.finished]
+    lines = []
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        for name, what in (("precision", "precisions"), ("device", "devices")):
+            counts = Counter(str(row[name]) for row in rows if row["recipe"] == recipe)
+            if len(counts) > 1:
+                told = ", ".join(f"{count} of {value}" for value, count in counts.most_common())
+                lines.append(
+                    f"mixed {what}: of {recipe} {told}; differences between runs are of these too"
+                )
+    return lines
 
 
 def learnt(trained: Sequence[Trained]) -> str:

@@ -22,7 +22,7 @@ from lsexp.config import DistillationConfig, MLPConfig, TrainConfig, key
 from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Draws, Measurement, Question, Views
-from lsexp.published import REPRODUCTION_STUDENTS, TOY_ERRORS
+from lsexp.published import PAPER_STUDENT, REPRODUCTION_STUDENTS, TOY_ERRORS
 from lsexp.studies import (
     GATE,
     ONE_SEED,
@@ -278,7 +278,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
         recipe,
         {name: rows for name, rows in tables.items() if rows},
         _findings(done, points, chosen),
-        summary=_summary(trained, points, chosen),
+        summary=_summary(recipe, trained, points, chosen),
         notes=_notes(study, trained, tables["teachers"], toy),
         title=title_of(recipe, students or done),
     )
@@ -419,12 +419,13 @@ def _paired(one: Point, other: Point) -> Interval | None:
 
 def _toy_rows(recipe: str, points: Sequence[Point]) -> Iterator[Row]:
     """Errors of the paper's MNIST toy beside ours, in percent."""
-    for role, eps, paper in TOY_ERRORS.get(recipe, ()):
-        here = [one for one in points if (one.role, one.eps) == (role, eps)]
+    for known in TOY_ERRORS.get(recipe, ()):
+        here = [one for one in points if (one.role, one.eps) == (known.role, known.eps)]
         if here:
             errors_S = 100 * (1 - here[0].scores["test", "accuracy"])
-            row = {"role": role, "teacher_eps": eps, "metric": "test error, percent"}
-            yield {**row, **interval_row(over_seeds(errors_S)), "paper": paper.value}
+            row = {"role": known.role, "teacher_eps": known.eps, "metric": "test error, percent"}
+            others = {"paper": known.paper, "public_reproduction": known.reproduction}
+            yield {**row, **interval_row(over_seeds(errors_S)), **others}
 
 
 def _findings(done: Sequence[Trained], points: Sequence[Point], best: Point | str) -> list[Finding]:
@@ -469,17 +470,44 @@ def _mean_paired(pairs: Sequence[tuple[Point, Point]]) -> Interval | str:
     return paired(ours_S, theirs_S).difference
 
 
+NAMES = {TEACHER: "teacher", BASELINE: "no teacher", STUDENT: "student"}
+
+
+def _published(recipe: str, eps: set[float]) -> Iterator[list[str]]:
+    """Rows of the summary with others' numbers: the paper's first."""
+
+    def row(who: str, eps: str, gamma: str, test: str, val: str = "") -> list[str]:
+        return [who, eps, "", "", gamma, test, val, "", ""]
+
+    toy = TOY_ERRORS.get(recipe, ())
+    for known in toy:
+        test = f"{100 - known.paper:.2f}"
+        yield row(f"paper, {NAMES[known.role]}", f"{known.eps:g}", "", test)
+    alone = PAPER_STUDENT.get(recipe)
+    if alone is not None:
+        val = f"{100 * alone.value:.1f} +- {100 * (alone.spread or 0):.1f}"
+        yield row(f"paper, no teacher ({alone.where})", "0", "0", "", val)
+    for known in toy:
+        test = f"{100 - known.reproduction:.2f}"
+        yield row(f"public reproduction, {NAMES[known.role]}", f"{known.eps:g}", "", test)
+    for name, places in REPRODUCTION_STUDENTS.get(recipe, {}).items():
+        for gamma, accuracy in places:
+            hard = name == "hard teacher"
+            if hard or gamma in eps:
+                who, of = f"public reproduction, {name}", "0" if hard else f"{gamma:g}"
+                yield row(who, of, f"{gamma:g}", f"{100 * accuracy:.1f}")
+
+
 def _summary(
-    trained: Sequence[Trained], points: Sequence[Point], best: Point | str
+    recipe: str, trained: Sequence[Trained], points: Sequence[Point], best: Point | str
 ) -> list[list[str]]:
     header = ["", "eps", "T", "seeds", "gamma", "test accuracy %", "val %", "NLL", "ECE"]
-    rows = [header]
-    names = {TEACHER: "teacher", BASELINE: "no teacher", STUDENT: "student"}
+    rows = [header, *_published(recipe, {one.eps for one in points})]
     for one in points:
         known = [value for value in one.gamma_S if np.isfinite(value)]
         rows.append(
             [
-                names[one.role] + (" (best T)" if one is best else ""),
+                NAMES[one.role] + (" (best T)" if one is best else ""),
                 f"{one.eps:.12g}",
                 "" if one.temperature is None else f"{one.temperature:.12g}",
                 f"{len(one.seeds)}{_failed(trained, one)}",
@@ -534,7 +562,8 @@ def _notes(
         half = "" if row["low"] is None else f" +- {(row['high'] - row['low']) / 2:.2f}"
         lines.append(
             f"MNIST toy, {row['role']}, teacher's eps {row['teacher_eps']:g}: test error "
-            f"{row['value']:.2f}{half} %, paper {row['paper']:.2f} %"
+            f"{row['value']:.2f}{half} %, paper {row['paper']:.2f} %, public reproduction "
+            f"{row['public_reproduction']:.2f} %"
         )
     return [*lines, ONE_SEED] if len(study.seeds) < 2 else lines
 

@@ -19,7 +19,7 @@ from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Measured, Measurement, Question
-from lsexp.published import PAPER_CLASSES
+from lsexp.published import PAPER_ACCURACY, PAPER_CLASSES, REPRODUCTION_ACCURACY
 from lsexp.studies import (
     GATE,
     ONE_SEED,
@@ -35,6 +35,7 @@ from lsexp.studies import (
     decide,
     eps_key,
     interval_row,
+    mean_cell,
     learnt,
     run_row,
     seeds_cell,
@@ -224,7 +225,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
         recipe,
         tables,
         _findings(study, done, pictures),
-        summary=_summary(estimates, trained),
+        summary=_summary(recipe, estimates, trained),
         notes=[*_notes(study, chosen, done), *flat],
         title=f"{title_of(recipe, done)}, seed {seed}",
     )
@@ -412,7 +413,9 @@ COLUMNS = (
 )
 
 
-def _summary(estimates: Sequence[Row], trained: Sequence[Trained]) -> list[list[str]]:
+def _summary(
+    recipe: str, estimates: Sequence[Row], trained: Sequence[Trained]
+) -> list[list[str]]:
     def cell(eps: float, split: str, metric: str, digits: int) -> str:
         for row in estimates:
             if (row["eps"], row["split"], row["metric"]) == (eps, split, metric):
@@ -422,12 +425,29 @@ def _summary(estimates: Sequence[Row], trained: Sequence[Trained]) -> list[list[
                 return text
         return ""
 
-    rows = [["eps", "split", "seeds", *(title for _, title, _ in COLUMNS), "sides' ratio"]]
-    for eps in sorted({one.keys["eps"] for one in trained}):
+    titles = [title for _, title, _ in COLUMNS]
+    rows = [["eps", "split", "seeds", "accuracy %", *titles, "sides' ratio"]]
+    blank = [""] * (len(titles) + 1)
+    shown = sorted({one.keys["eps"] for one in trained})
+    for eps, number in PAPER_ACCURACY.get(recipe, {}).items():
+        if eps in shown:
+            spread = "" if number.spread is None else f" +- {100 * number.spread:.1f}"
+            rows.append([f"{eps:g} paper", "val", "", f"{100 * number.value:.1f}{spread}", *blank])
+    for eps, number in REPRODUCTION_ACCURACY.get(recipe, {}).items():
+        if eps in shown:
+            name = f"{eps:g} public reproduction"
+            rows.append([name, "test", "1", f"{100 * number.value:.1f}", *blank])
+    for eps in shown:
         here = {row["split"] for row in estimates if row["eps"] == eps}
         for split in [s for s in SPLITS if s in here] or [""]:
             cells = [cell(eps, split, metric, digits) for metric, _, digits in COLUMNS]
             cells.append(cell(eps, "", "side_ratio", 3))
+            right = [
+                100 * one.entry.metrics[split]["accuracy"]
+                for one in trained
+                if split and one.finished and one.keys["eps"] == eps
+            ]
+            cells.insert(0, mean_cell(right, 2))
             rows.append([f"{eps:.12g}", split, seeds_cell(trained, eps), *cells])
     return rows
 
@@ -442,6 +462,8 @@ def _notes(study: Config, chosen: Chosen, done: Sequence[Trained]) -> list[str]:
         f"{', '.join(chosen.names)}; {study.examples} images of each{few}; {METHODS[study.method]}",
         "within/between: mean squared distance to the mean of the class, by that of these means "
         "to theirs; +- half of the 95 % interval over seeds",
+        "accuracy: of all images of the split; neither the paper nor the public reproduction has "
+        "numbers of this figure",
     ]
     if len({one.keys["seed"] for one in done}) < 2:
         lines.append(ONE_SEED)

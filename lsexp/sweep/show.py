@@ -228,6 +228,8 @@ def _analyzed(
     result: Result | None = module.analyze(config, trained, part.chosen["recipe"])
     if result is None:
         say(f"{part.chosen['recipe']}: no run that {study} is drawn from is finished, left out")
+    else:
+        result.notes += studies.mixed(trained)
     return result
 
 

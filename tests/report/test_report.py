@@ -13,7 +13,7 @@ import pytest
 from support import lsexp, names
 
 from lsexp.cli import main
-from lsexp.report.content import Drawn, Judged, OfRecipe, Section, Table, _reduced
+from lsexp.report.content import Drawn, Judged, OfRecipe, Section, Table, _ran, _reduced
 from lsexp.report.pages import as_html, as_markdown
 from lsexp.sweep.command import Job
 
@@ -191,7 +191,9 @@ def test_the_same_command_trains_nothing_again_and_the_report_stands_alone(repro
     assert names(cwd / "other/report/figures") == names(cwd / "out/report/figures")
     some = lsexp("report", "calibration", "recipe=digits_mlp", "out_dir=some", cwd=cwd)
     assert some.returncode == 0
-    assert len(names(cwd / "some/report/figures")) == 3
+    [folder] = (cwd / "some").iterdir()  # beside the report of all, not over it
+    assert folder.name == "report-calibration-digits_mlp"
+    assert len(names(folder / "figures")) == 3
 
 
 def test_a_report_of_one_sweep_has_the_studies_of_its_runs_and_what_is_missing(reproduced):
@@ -303,7 +305,7 @@ def test_what_cannot_be_read_or_drawn_does_not_end_a_report(reproduced):
     (sweeps / "eps-9.json").write_text(json.dumps(whole | {"parts": other}))
     done = lsexp("report", "eps", cwd=folder)
     assert done.returncode == 0, done.stderr
-    text = parsed((folder / "out/report/report.html").read_text())[1]
+    text = parsed((folder / "out/report-eps/report.html").read_text())[1]
     assert "Not drawn: plot eps: none of its 2 runs is finished" in text
     assert text.count("Table 2: accuracy, NLL and ECE against the smoothing") == 1
 
@@ -319,8 +321,85 @@ def test_two_sweeps_of_one_study_have_anchors_of_their_own(reproduced):
         )
     done = lsexp("report", "eps", f"runs_dir={folder}", "out_dir=two_out", cwd=cwd)
     assert done.returncode == 0, done.stderr
-    parsed((cwd / "two_out/report/report.html").read_text())
-    assert len(names(cwd / "two_out/report/figures")) == 2
+    parsed((cwd / "two_out/report-eps/report.html").read_text())
+    assert len(names(cwd / "two_out/report-eps/figures")) == 2
+
+
+def smoothed(runs):
+    """The run of `sweep eps` at eps 0.1."""
+    [manifest] = (runs / ".sweeps").glob("eps-*.json")
+    [name] = [
+        run["name"]
+        for run in json.loads(manifest.read_text())["parts"][0]["runs"]
+        if run["keys"]["eps"] == 0.1
+    ]
+    return runs / name
+
+
+def failed(run):
+    (run / "failure.json").write_text(json.dumps({"error": "loss is nan", "step": 3}))
+    (run / "metrics.json").unlink()
+
+
+def damaged(run):
+    (run / "metrics.json").write_text('{"val"')
+
+
+def stale(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["identity"]["result_version"] -= 1
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.mark.parametrize("spoil", [failed, damaged, stale])
+def test_runs_that_are_no_good_are_left_out_and_told(reproduced, tmp_path, spoil):
+    runs = shutil.copytree(reproduced[0] / "runs", tmp_path / "runs")
+    run = smoothed(runs)
+    spoil(run)
+    done = lsexp("report", "eps", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 runs missing" in done.stderr
+    page = parsed((tmp_path / "out/report-eps/report.html").read_text())[1]
+    [said] = re.findall(r"1 of 2 runs missing: eps=0.1 seed=0 \((\w+)\); (lsexp .{,300})", page)
+    assert said[0] == spoil.__name__
+    assert ("retry_failed=true" in said[1]) == (spoil is failed)
+    assert ("lsexp runs rm" in said[1]) == (spoil is not failed)
+    assert re.search(r"\b0\.1 0\b", page)  # the row is there, of no seed
+    assert "needs runs at eps 0 and 0.1" in page
+
+
+def test_a_run_whose_files_are_not_its_own_is_never_drawn(reproduced, tmp_path):
+    runs = shutil.copytree(reproduced[0] / "runs", tmp_path / "runs")
+    run = smoothed(runs)
+    (run / "outputs.safetensors").write_bytes(b"")
+    done = lsexp("report", "eps", "projections", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"runs/{run.name}/outputs.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_and_recipes_of_ones_own(tmp_path):
+    own = tmp_path / "own/recipe/mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(
+        "# @package _global_\n# A narrow <one>. It is cheap.\ndefaults:\n  - digits_mlp\n"
+        "model: {widths: [8]}\nbudgets:\n  smoke: {steps: 30}\n"
+    )
+    words = ["rows=mine,digits_mlp", "--config-dir", "own", "budget=smoke", "eps=0", "seeds=1"]
+    done = lsexp("sweep", "eps", *words, "workers=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = lsexp("report", "eps", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out/report-eps/report.html").read_text()
+    text = parsed(page)[1]
+    assert "A narrow <one>. The paper has no such network." in text  # of the file, escaped
+    assert "mine, budget smoke (30 steps" in text
+    assert "digits_mlp, budget smoke (" in text
+    [command] = re.findall(r"<pre><code>(.*?)</code></pre>", page)
+    assert command == f"lsexp sweep eps {shlex.join(words)} workers=1"
+    done = lsexp("report", "recipe=mine", cwd=tmp_path)
+    assert (tmp_path / "out/report-mine/report.html").exists()
 
 
 def test_what_is_reduced_against_the_paper():
@@ -336,6 +415,22 @@ def test_what_is_reduced_against_the_paper():
     said = "Reduced: cifar10_alexnet: 15,000 of the paper's 390,000 steps."
     assert _reduced([shorter, row(status="failed", steps=1)], "cifar10_alexnet", []) == said
     assert _reduced([], "mine", []) == "The paper has no such network. "
+
+
+def test_what_was_run_has_temperatures_where_there_are_any():
+    def row(role, temperature, eps=0.0):
+        of = dict.fromkeys(("images", "cpu_class", "torch", "commit"), "")
+        of |= {"recipe": "mine", "status": "finished", "steps": 10, "budget": "cpu", "seconds": 5}
+        of |= {"device": "cpu", "precision": "fp32", "threads": 1, "seed": 0, "eps": eps}
+        return of | {"role": role, "temperature": temperature}
+
+    rows = [row("teacher", None), row("student", 4.0), row("student", 1.0), row("student", 1.0, 0.1)]
+    header, found = _ran(rows)
+    column = header.index("temperature")
+    assert [one[column] for one in found] == ["", "1, 4"]
+    assert "hours of cores" in header
+    assert {len(one) for one in found} == {len(header)}
+    assert "temperature" not in _ran([row("teacher", None)]).header
 
 
 def test_a_study_that_could_not_be_drawn_is_left_out_where_all_are_asked(

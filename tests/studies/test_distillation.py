@@ -287,9 +287,33 @@ def test_the_toy_stands_beside_the_papers_errors():
         ("student", 0.0): 0.74,
         ("student", 0.1): 0.91,
     }
+    assert rows["student", 0.1]["public_reproduction"] == 1.05
+    told = [row[0:2] + row[5:6] for row in result.summary[1:9]]
+    assert told[0] == ["paper, teacher", "0", "99.33"]
+    assert told[3] == ["paper, student", "0.1", "99.09"]
+    assert told[7] == ["public reproduction, student", "0.1", "98.95"]
     assert rows["teacher", 0.0]["value"] == pytest.approx(100 * (1 - 0.901))
     assert result.findings[0].n == 3  # the only temperature needs no val
     assert any(line.startswith("MNIST toy, student") for line in result.notes)
+
+
+def test_others_numbers_come_first_in_the_table():
+    found = [trained(run, accuracy_of(run.keys)) for run in asked(STUDY)]
+    summary = distillation.analyze(STUDY, found, "cifar10_distill").summary
+    assert summary[1] == [
+        *("paper, no teacher (Table 2)", "0", "", "", "0", "", "86.8 +- 0.2", "", "")
+    ]
+    others = [row for row in summary if row[0].startswith("public reproduction, ")]
+    # of eps 0, 0.1 and 0.2 it has the first; hard teachers stand at their gamma
+    assert [(row[0].split(", ")[1], row[4], row[5]) for row in others] == [
+        ("no teacher", "0", "85.4"),
+        *(("hard teacher", *of) for of in (("0.02", "85.1"), ("0.08", "86.0"))),
+        *(("hard teacher", *of) for of in (("0.335", "87.7"), ("0.565", "86.7"))),
+        ("smoothed teachers", "0", "85.0"),
+    ]
+    assert {len(row) for row in summary} == {9}
+    alone = distillation.analyze(STUDY, found, "mine").summary
+    assert not any("paper" in row[0] or "reproduction" in row[0] for row in alone)
 
 
 def test_only_teachers_are_measured():

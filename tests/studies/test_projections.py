@@ -297,3 +297,16 @@ def test_of_another_sweeps_eps_those_of_the_figure_are_drawn():
     assert projections.drawn([0.0, 0.05, 0.1, 0.3]) == [0.0, 0.1]
     assert projections.drawn([0.3, 0.0, 0.2]) == [0.0, 0.3]
     assert projections.drawn([0.2]) == [0.2]
+
+
+def test_accuracies_of_others_come_first_in_the_table():
+    summary = analyzed(several(learnt=0.97)).summary
+    assert [row[:4] for row in summary[:5]] == [
+        ["eps", "split", "seeds", "accuracy %"],
+        ["0 paper", "val", "", "86.8 +- 0.2"],
+        ["0.1 paper", "val", "", "86.7 +- 0.3"],
+        ["0 public reproduction", "test", "1", "85.0"],
+        ["0.1 public reproduction", "test", "1", "85.5"],
+    ]
+    assert summary[5][:4] == ["0", "train", "3", "97.00"]
+    assert {len(row) for row in summary} == {len(summary[0])}

@@ -1,0 +1,23 @@
+"""What all studies share."""
+
+from pathlib import Path
+
+from lsexp.runs.catalog import Entry
+from lsexp.studies import Trained, mixed
+
+
+def trained(precision, device="cpu", recipe="mine", status="finished"):
+    entry = Entry(Path("run"), status)
+    entry.config = {"recipe": recipe, "precision": precision}
+    entry.metrics = {"provenance": {"device": device, "command": []}}
+    return Trained({"eps": 0.0, "seed": 0}, entry)
+
+
+def test_precisions_and_devices_that_are_mixed_are_told():
+    alike = [trained("bf16"), trained("bf16"), trained("fp32", status="failed")]
+    assert mixed(alike) == []
+    assert mixed([*alike, trained("fp32", recipe="students")]) == []  # nobody compares these
+    assert mixed([*alike, trained("fp32"), trained("bf16", device="cuda")]) == [
+        "mixed precisions: of mine 3 of bf16, 1 of fp32; differences between runs are of these too",
+        "mixed devices: of mine 3 of cpu, 1 of cuda; differences between runs are of these too",
+    ]
