@@ -80,6 +80,7 @@ REPRODUCTION_ECE: dict[str, PublishedECE] = {
 """The same of the one public reproduction (ReScience, sdwagner/re-labelsmoothing), whose
 temperatures were chosen by hand on the images reported."""
 
+
 class ToyError(NamedTuple):
     """A network of the paper's MNIST toy: test errors in percent, of the paper (section 4, a single
     number each) and of the public reproduction (one seed; its students match their logits with
@@ -107,8 +108,8 @@ TOY_ERRORS: dict[str, tuple[ToyError, ...]] = {
 PAPER_STUDENT: dict[str, Published] = {
     "cifar10_distill": PAPER_ACCURACY["cifar10_alexnet"][0.0],
 }
-"""Recipe to the accuracy of its students without a teacher, on hard labels: trained as the AlexNet of
-Table 2 is. The text gives no other number of Figure 5."""
+"""Recipe to the accuracy of its students without a teacher, on hard labels: trained as the AlexNet
+of Table 2 is. The text gives no other number of Figure 5."""
 
 REPRODUCTION_STUDENTS: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
     "cifar10_distill": {

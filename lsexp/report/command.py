@@ -129,5 +129,7 @@ def write(found: Sequence[Found], folder: Path, command: str) -> list[Path]:
             if old.name not in names:
                 old.unlink()
     except OSError as error:
-        raise UserError(f"out_dir={folder.parent}: {error.strerror or error}", exit_code=1) from error
+        raise UserError(
+            f"out_dir={folder.parent}: {error.strerror or error}", exit_code=1
+        ) from error
     return pages

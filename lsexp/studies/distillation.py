@@ -491,11 +491,11 @@ def _published(recipe: str, eps: set[float]) -> Iterator[list[str]]:
         test = f"{100 - known.reproduction:.2f}"
         yield row(f"public reproduction, {NAMES[known.role]}", f"{known.eps:g}", "", test)
     for name, places in REPRODUCTION_STUDENTS.get(recipe, {}).items():
-        for gamma, accuracy in places:
+        for place, accuracy in places:
             hard = name == "hard teacher"
-            if hard or gamma in eps:
-                who, of = f"public reproduction, {name}", "0" if hard else f"{gamma:g}"
-                yield row(who, of, f"{gamma:g}", f"{100 * accuracy:.1f}")
+            if hard or place in eps:
+                who, of = f"public reproduction, {name}", "0" if hard else f"{place:g}"
+                yield row(who, of, f"{place:g}", f"{100 * accuracy:.1f}")
 
 
 def _summary(

@@ -35,8 +35,8 @@ from lsexp.studies import (
     decide,
     eps_key,
     interval_row,
-    mean_cell,
     learnt,
+    mean_cell,
     run_row,
     seeds_cell,
     seeds_key,
@@ -413,9 +413,7 @@ COLUMNS = (
 )
 
 
-def _summary(
-    recipe: str, estimates: Sequence[Row], trained: Sequence[Trained]
-) -> list[list[str]]:
+def _summary(recipe: str, estimates: Sequence[Row], trained: Sequence[Trained]) -> list[list[str]]:
     def cell(eps: float, split: str, metric: str, digits: int) -> str:
         for row in estimates:
             if (row["eps"], row["split"], row["metric"]) == (eps, split, metric):

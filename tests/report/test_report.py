@@ -424,7 +424,12 @@ def test_what_was_run_has_temperatures_where_there_are_any():
         of |= {"device": "cpu", "precision": "fp32", "threads": 1, "seed": 0, "eps": eps}
         return of | {"role": role, "temperature": temperature}
 
-    rows = [row("teacher", None), row("student", 4.0), row("student", 1.0), row("student", 1.0, 0.1)]
+    rows = [
+        row("teacher", None),
+        row("student", 4.0),
+        row("student", 1.0),
+        row("student", 1.0, 0.1),
+    ]
     header, found = _ran(rows)
     column = header.index("temperature")
     assert [one[column] for one in found] == ["", "1, 4"]
