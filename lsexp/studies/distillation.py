@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -568,11 +568,22 @@ def _notes(
     return [*lines, ONE_SEED] if len(study.seeds) < 2 else lines
 
 
+class Curve(NamedTuple):
+    """label: in the legend; offset: of what stands beside a point, in points of type, so that those
+    of curves that lie on each other do not."""
+
+    name: str
+    label: str
+    color: str
+    line: str
+    offset: tuple[int, int]
+
+
 CURVES = (
-    (TEACHER, "teachers", COLORS[0], "-"),
-    (BASELINE, "students without a teacher", COLORS[5], "-"),
-    ("hard", "students of hard teachers, T beside", COLORS[1], "--"),
-    ("smoothed", "students of smoothed teachers, T 1", COLORS[0], "--"),
+    Curve(TEACHER, "teachers, eps beside", COLORS[0], "-", (3, 4)),
+    Curve(BASELINE, "students without a teacher, eps beside", COLORS[5], "-", (-12, -9)),
+    Curve("hard", "students of hard teachers, T beside", COLORS[1], "--", (3, -10)),
+    Curve("smoothed", "students of smoothed teachers, T 1, eps beside", COLORS[0], "--", (3, 4)),
 )
 
 
@@ -587,8 +598,8 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
             for row in result.tables["distillation"]
             if (row["split"], row["metric"]) == ("test", "accuracy") and row["gamma"] is not None
         ]
-        for name, label, color, line in CURVES:
-            _draw_curve(above if name == TEACHER else below, rows, name, label, color, line)
+        for curve in CURVES:
+            _draw_curve(above if curve.name == TEACHER else below, rows, curve)
         marks = zip("x+1", REPRODUCTION_STUDENTS.get(result.recipe, {}).items(), strict=False)
         for mark, (name, places) in marks:
             x, y = zip(*places, strict=True)
@@ -598,7 +609,7 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
         right = max(axis.get_xlim()[1] for axis in (above, below))
         for axis in (above, below):
             axis.set_ylabel("test accuracy (%)")
-            axis.set_xlim(0, right)
+            axis.set_xlim(-0.05 * right, right)  # what is at 0 is seen whole
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(fontsize=7)
         above.set_xlabel("eps of the teacher")
@@ -609,10 +620,9 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
     return figures
 
 
-def _draw_curve(
-    axis: Any, rows: Sequence[Row], name: str, label: str, color: str, line: str
-) -> None:
+def _draw_curve(axis: Any, rows: Sequence[Row], curve: Curve) -> None:
     """Means with bars from the lowest to the highest seed, as the paper draws them."""
+    name, color = curve.name, curve.color
     if name in (TEACHER, BASELINE):
         here = [row for row in rows if row["role"] == name]
         here = [{**row, "gamma": row["eps"]} for row in here] if name == TEACHER else here
@@ -625,9 +635,9 @@ def _draw_curve(
         return
     x = [row["gamma"] for row in here]
     y, low, high = (np.array([100 * row[end] for row in here]) for end in ("value", "min", "max"))
-    count = f"{label} (n = {min(row['n'] for row in here)})"
+    count = f"{curve.label} (n = {min(row['n'] for row in here)})"
     axis.errorbar(
-        x, y, [y - low, high - y], color=color, linestyle=line, marker="o", markersize=3,
+        x, y, [y - low, high - y], color=color, linestyle=curve.line, marker="o", markersize=3,
         capsize=2, linewidth=1.2, label=count,
     )  # fmt: skip
     for row, place, height in zip(here, x, y, strict=True):
@@ -635,7 +645,7 @@ def _draw_curve(
         axis.annotate(
             text,
             (place, height),
-            xytext=(3, 4),
+            xytext=curve.offset,
             textcoords="offset points",
             fontsize=6,
             color=color,

@@ -1,0 +1,74 @@
+"""The numbers of the README are those of results/."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = " ".join((ROOT / "README.md").read_text().split())
+
+
+def pm(row, digits, factor=1.0):
+    """An estimate with half of its interval, if it has one."""
+    text = f"{factor * row.value:.{digits}f}"
+    if row.low == row.low:
+        text += f" ± {factor * (row.high - row.low) / 2:.{digits}f}"
+    return text
+
+
+def row_of(name, eps):
+    """A line of the table at the beginning: accuracy, ECE, seeds, what was run."""
+    folder = ROOT / "results/calibration" / name
+    found = pd.read_csv(folder / "calibration.csv", dtype={"temperature": str})
+    runs = pd.read_csv(folder / "runs.csv")
+    runs = runs[runs.eps.isin([0, eps])]
+    found = found[(found.source == "ours") & found.eps.isin([0, eps])]
+
+    def one(eps, metric, temperature="1", split="test"):
+        where = (found.eps == eps) & (found.metric == metric) & (found.split == split)
+        [row] = found[where & (found.temperature == temperature)].itertuples()
+        return row
+
+    hard, smoothed = (pm(one(at, "accuracy"), 1, 100) for at in (0, eps))
+    temperature = one(0, "temperature", "fitted", "val").value
+    ece = f"{pm(one(0, 'ece'), 3)} → {pm(one(0, 'ece', 'fitted'), 3)} (T {temperature:.2f})"
+    ece += f" → {pm(one(eps, 'ece'), 3)}"
+    [device] = {f"{r.device} ({r.cpu_class}), {r.precision}" for r in runs.itertuples()}
+    [work] = {f"{r.steps:,} steps on {r.images:,} images" for r in runs.itertuples()}
+    minutes = f"{runs.seconds.median() / 60:.3g} min a run of {runs.threads.max()} thread"
+    commits = ", ".join(f"`{commit}`" for commit in sorted({c[:7] for c in runs.commit}))
+    return (
+        f"| {hard} → {smoothed} (eps {eps:g}) | {ece} | {runs.seed.nunique()} | "
+        f"{work}, {minutes}, {device} | {commits} |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "eps"),
+    [("cifar10_alexnet-cpu", 0.1), ("cifar100_resnet56_thin-cpu", 0.05), ("mnist_mlp-cpu", 0.05)],
+)
+def test_the_table_at_the_beginning(name, eps):
+    row = row_of(name, eps)
+    assert row in README, row
+
+
+def test_every_folder_is_in_the_list():
+    """results/README.md says of each what command made it; each says what was run."""
+    listed = set(re.findall(r"^\| `([^`]+?)/?` \|", (ROOT / "results/README.md").read_text(), re.M))
+    folders = {
+        str(path.relative_to(ROOT / "results").parent)
+        for path in (ROOT / "results").glob("*/*/findings.csv")
+    }
+    assert folders <= listed
+    for folder in folders:
+        runs = pd.read_csv(ROOT / "results" / folder / "runs.csv")
+        done = runs[runs.status == "finished"]
+        assert len(done)
+        assert done[["commit", "command", "seconds", "device"]].notna().all(axis=None)
+
+
+def test_pictures_of_the_readme_are_there():
+    for path in re.findall(r'(?:\]\(|src=")(results/[^)"]+)', README):
+        assert (ROOT / path).exists(), path
