@@ -185,8 +185,12 @@ def runs(study: Config, base: TrainConfig, taught: TrainConfig) -> list[Run]:
                 config = replace(config, model=replace(config.model, dropout=dropout))
             teacher = Run(_keys(TEACHER, eps, None, seed), config)
             found.append(teacher)
-            smoothed = replace(base, loss=replace(labels, eps=eps), seed=seed)
-            found.append(Run(_keys(BASELINE, eps, None, seed), smoothed))
+            alone = replace(base, loss=replace(labels, eps=eps), seed=seed)
+            if protocol.match == "logits":
+                # Its rate is made for squared distances, at which cross-entropy learns ten times
+                # too slowly: whoever has no teacher is trained as teachers are.
+                alone = replace(alone, optim=taught.optim)
+            found.append(Run(_keys(BASELINE, eps, None, seed), alone))
             for temperature in temperatures if eps == 0 or study.grid == "full" else [1.0]:
                 loss = replace(protocol, temperature=temperature)
                 if temperature == 1:  # where it does nothing, it is one experiment
@@ -549,6 +553,11 @@ def _notes(
             f"clusters NC1 {mean_cell([row['nc1'] for row in here], 3)}"
             + (f", I(X;Y|C) {kept} nats" if kept else "")
             + (f", wrong classes ranked as by the hard one: rho {alike}" if alike and eps else "")
+        )
+    if any(one.entry.config.get("loss.match") == "logits" for one in trained):
+        lines.append(
+            "students that match logits have a rate of their own; those without a teacher are "
+            "trained at that of the teachers"
         )
     draws = _draws(trained)
     if draws is not None and any(row["information"] is not None for row in taught):

@@ -10,6 +10,7 @@ from lsexp.config import (
     DistillationConfig,
     LossConfig,
     MLPConfig,
+    OptimConfig,
     TrainConfig,
 )
 from lsexp.errors import UserError
@@ -63,6 +64,17 @@ def test_the_full_grid_has_every_teacher_at_every_temperature():
 def test_matching_logits_has_no_temperatures():
     places = [run.keys["temperature"] for run in asked(STUDY, match="logits") if run.teacher]
     assert set(places) == {1.0}
+
+
+@pytest.mark.parametrize(("match", "rate"), [("logits", 1.0), ("cross_entropy", 0.1)])
+def test_whoever_has_no_teacher_learns_at_a_rate_for_labels(match, rate):
+    loss = DistillationConfig(teacher="of the sweep", match=match)
+    base = TrainConfig(model=MLPConfig(), loss=loss, optim=OptimConfig(lr=0.1))
+    taught = TrainConfig(model=MLPConfig(), optim=OptimConfig(lr=1.0))
+    rates = {
+        run.keys["role"]: run.config.optim.lr for run in distillation.runs(STUDY, base, taught)
+    }
+    assert rates == {"teacher": 1.0, "baseline": rate, "student": 0.1}
 
 
 def test_what_does_nothing_at_temperature_1_is_left_out_there():
@@ -279,6 +291,7 @@ def test_the_toy_stands_beside_the_papers_errors():
     found = [trained(run, accuracy_of(run.keys)) for run in asked(study, match="logits")]
     for one in found:
         one.entry.metrics["val"] = None
+        one.entry.config["loss.match"] = "logits"
     result = distillation.analyze(study, found, "mnist_toy")
     rows = {(row["role"], row["teacher_eps"]): row for row in result.tables["toy"]}
     assert {place: row["paper"] for place, row in rows.items()} == {
@@ -295,6 +308,7 @@ def test_the_toy_stands_beside_the_papers_errors():
     assert rows["teacher", 0.0]["value"] == pytest.approx(100 * (1 - 0.901))
     assert result.findings[0].n == 3  # the only temperature needs no val
     assert any(line.startswith("MNIST toy, student") for line in result.notes)
+    assert any(line.startswith("students that match logits have a rate") for line in result.notes)
 
 
 def test_others_numbers_come_first_in_the_table():
