@@ -51,7 +51,7 @@ def child(folder, kill_at):
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-every = int(os.environ.get("LSEXP_TEST_EVERY", 2))  # 1: at each change, twice as long
+every = int(os.environ.get("LSEXP_TEST_EVERY", 3))  # 1: at each change, three times as long
 kill_at, code = 1 - every, None
 while code != 0:
     kill_at += every
