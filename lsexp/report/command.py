@@ -42,7 +42,7 @@ def run(words: list[str]) -> int:
             raise UserError(f"{word}: a report's figures are SVG; leave it out")
     command = shlex.join(["lsexp", "report", *words])
     output, words = Output.split(words)
-    chosen = [word for word in words if "=" not in word]
+    chosen = list(dict.fromkeys(word for word in words if "=" not in word))
     for name in chosen:
         if name not in studies.names():
             raise unknown(name, "study", studies.names(), "lsexp report --help")
@@ -55,11 +55,13 @@ def run(words: list[str]) -> int:
             close = difflib.get_close_matches(name, KEYS, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; {', '.join(KEYS)} are"
             raise UserError(f"{word}: no key of a report{hint}; `lsexp report --help`")
+        if equals and not value:
+            raise UserError(f"{word} must name something; `lsexp report --help`")
         if equals:
             keys[name] = value
     runs_dir = runs_folder(keys.get("runs_dir"))
-    recipes = keys["recipe"].split(",") if "recipe" in keys else []
-    found = manifests(runs_dir, chosen, recipes)
+    recipes = list(dict.fromkeys(keys["recipe"].split(","))) if "recipe" in keys else []
+    found, left = manifests(runs_dir, chosen, recipes)
     if not found:
         of = f" of {', '.join([*chosen, *recipes])}" if chosen or recipes else ""
         raise UserError(
@@ -73,13 +75,18 @@ def run(words: list[str]) -> int:
             say(f"lsexp: no sweep of {one} in {runs_dir}")
     drawn: list[Found] = []
     for study, manifest in found:
-        module = studies.study(study, "lsexp report")
+        module, manifest = studies.study(study, "lsexp report"), manifest.where(words)
         try:
             results = results_of(module, manifest, runs_dir, keys.get("data_dir"))
             drawn.append((study, manifest, results))
         except UserError as error:
             say(f"lsexp: left out: {error}")
             drawn.append((study, manifest, error))
+    for study, manifest in left:
+        command_of = shlex.join(["lsexp", "sweep", manifest.study, *manifest.where(words).words])
+        why = f"{study} of `{command_of}`: of its kind a sweep of which more is finished is drawn"
+        say(f"lsexp: left out: {why}")
+        drawn.append((study, manifest, UserError(why)))
     folder = folder_of(output.folder, [one for one in (*chosen, *recipes) if one in told])
     print(*write(drawn, folder, command), sep="\n")
     return 0

@@ -17,7 +17,6 @@ import numpy as np
 from lsexp import compose, studies
 from lsexp.errors import UserError
 from lsexp.figures import STYLE
-from lsexp.published import PAPER_RECIPES
 from lsexp.studies import Claim, Finding, Result, Row
 from lsexp.sweep.manifest import Manifest, all_with_runs
 from lsexp.sweep.show import completing, estimate_of, name_of
@@ -76,6 +75,7 @@ class OfRecipe:
         reduced: what is less than in the paper; "" where nothing is.
         missing: runs that are not finished, and what to do about them, "" without any.
         ran: the table of what was run.
+        papers: whether data and network are the paper's.
     """
 
     recipe: str
@@ -87,6 +87,7 @@ class OfRecipe:
     ran: Table
     reduced: str
     missing: str
+    papers: bool
 
 
 @dataclass
@@ -96,42 +97,49 @@ class Section:
     Attributes:
         anchor: its identifier on the page.
         command: what draws it.
-        defects: what is known to be wrong with the public reproduction's numbers of such networks.
     """
 
     study: str
     title: str
     anchor: str
     command: str
-    defects: str
     figures: list[Drawn] = field(default_factory=list)
     recipes: list[OfRecipe] = field(default_factory=list)
 
 
 def manifests(
     runs_dir: Path, chosen: Sequence[str], recipes: Sequence[str]
-) -> list[tuple[str, Manifest]]:
-    """Sweeps to report: of each study, in the order of the paper, the newest of each kind.
+) -> tuple[list[tuple[str, Manifest]], list[tuple[str, Manifest]]]:
+    """Sweeps to report: of each study, in the order of the paper, of each kind the one of which
+    most is finished, the newest of equals; and the others that have runs which this has not.
 
     Args:
         chosen: names of studies; none: all.
         recipes: only of these, or of what teaches or learns from these; none: of all.
     """
-    found = []
+    found, left = [], []
     for name in studies.ordered():
         if chosen and name not in chosen:
             continue
-        module, seen = studies.study(name, "lsexp report"), set()
+        module = studies.study(name, "lsexp report")
+        kinds: dict[str, list[Manifest]] = {}
         wanted = {*recipes, *map(getattr(module, "recipe_for", str), recipes)}
         for manifest in all_with_runs(name, module, runs_dir):
             of = [part.chosen["recipe"] for part in manifest.parts]
-            if wanted and not wanted & set(of):
-                continue
-            kind = name_of(module, manifest, of)
-            if kind not in seen and all(part.runs for part in manifest.parts):
-                seen.add(kind)
-                found.append((name, manifest))
-    return found
+            if (not wanted or wanted & set(of)) and all(part.runs for part in manifest.parts):
+                kinds.setdefault(name_of(module, manifest, of), []).append(manifest)
+        for alike in kinds.values():
+            best = max(alike, key=lambda one: len(_finished(runs_dir, one)))
+            found.append((name, best))
+            has = _finished(runs_dir, best)
+            left += [(name, one) for one in alike if not _finished(runs_dir, one) <= has]
+    return found, left
+
+
+def _finished(runs_dir: Path, manifest: Manifest) -> set[str]:
+    """Names of the runs of a sweep that are."""
+    names = {run["name"] for part in manifest.parts for run in part.runs}
+    return {name for name in names if (runs_dir / name / "metrics.json").is_file()}
 
 
 def section(study: str, manifest: Manifest, results: Sequence[Result], taken: set[str]) -> Section:
@@ -146,19 +154,26 @@ def section(study: str, manifest: Manifest, results: Sequence[Result], taken: se
     names = itertools.chain([plain], (f"{plain}-{count}" for count in itertools.count(2)))
     anchor = next(one for one in names if one not in taken)
     taken.add(anchor)
-    known = {part.chosen["recipe"] for part in manifest.parts} & set(PAPER_RECIPES)
-    defects = module.REPRODUCTION if known else ""
-    found = Section(study, module.HELP, anchor, _command(study, manifest), defects)
+    found = Section(study, module.HELP, anchor, _command(study, manifest))
+    where = _own_recipes(manifest.words)
+    found.recipes = [_of_recipe(result, manifest, where) for result in results]
     config = module.Config(**manifest.parts[0].keys)
     for figure_name, figure in module.draw(config, results).items():
         what = figure_name.replace("_", " ")
-        title = f"{module.HELP} ({what}). {'; '.join(result.title for result in results)}"
+        title = f"{module.HELP} ({what}). {_alternative(found.recipes)}"
         reading = module.READING.get(figure_name, "")
         svg = _svg(figure, f"{anchor}-{figure_name}")
         found.figures.append(Drawn(f"{anchor}-{figure_name}", svg, title, reading))
-    where = _own_recipes(manifest.words)
-    found.recipes = [_of_recipe(result, manifest, where) for result in results]
     return found
+
+
+def _alternative(recipes: Sequence[OfRecipe]) -> str:
+    """What figures show, for those who do not see them: whose they are, and what was found."""
+    lines = []
+    for part in recipes:
+        said = [f"{one.text}: {one.verdict}, {one.estimate}" for one in part.claims]
+        lines.append(". ".join([part.title, *said]))
+    return ". ".join(lines)
 
 
 def left_out(manifest: Manifest, results: Sequence[Result]) -> list[str]:
@@ -233,8 +248,9 @@ def _of_recipe(result: Result, manifest: Manifest, where: list[str]) -> OfRecipe
         result.notes,
         [_judged(one) for one in result.findings],
         _ran(runs),
-        _reduced(runs, result.recipe, where),
+        _reduced(runs, where, papers=result.papers),
         missing,
+        result.papers,
     )
 
 
@@ -368,7 +384,7 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=\.)\s", " ".join(said), maxsplit=1)[0]
 
 
-def _reduced(runs: Sequence[Row], recipe: str, where: list[str]) -> str:
+def _reduced(runs: Sequence[Row], where: list[str], *, papers: bool) -> str:
     """What is less than in the paper."""
     said = []
     for name in dict.fromkeys(row["recipe"] for row in runs if row["status"] == "finished"):
@@ -383,7 +399,7 @@ def _reduced(runs: Sequence[Row], recipe: str, where: list[str]) -> str:
             if paper.data.train_size is None and sizes:
                 less.append(f"{min(sizes):,} training images instead of all")
             said += [f"{name}: {', '.join(less)}"] if less else []
-    own = "" if recipe in PAPER_RECIPES else "The paper has no such network. "
+    own = "" if papers else "The paper has no such network. "
     return own + (f"Reduced: {'; '.join(said)}." if said else "")
 
 

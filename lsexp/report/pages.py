@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -35,9 +36,12 @@ def as_markdown(sections: Sequence[Section], command: str, missing: Sequence[str
 
 def _values(sections: Sequence[Section], command: str, missing: Sequence[str]) -> dict[str, object]:
     claims = list(overview(sections))
-    counts = dict.fromkeys(MARKS, 0)
-    for _, _, claim in claims:
-        counts[claim.verdict] += 1
+    # Of the paper's networks first, and apart: of others a verdict says what holds there.
+    counts = {
+        whose: Counter(claim.verdict for _, part, claim in claims if part.papers is whose)
+        for whose in (True, False)
+        if any(part.papers is whose for _, part, _ in claims)
+    }
     return {
         "sections": sections,
         "claims": claims,

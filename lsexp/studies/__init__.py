@@ -6,7 +6,6 @@ A module of this package is a study (if its name begins with no _); `lsexp sweep
     HELP                         one line: which figure or table
     ORDER                        its place in a report
     READING                      figure to how it is read
-    REPRODUCTION                 what is known to be wrong with the public reproduction's numbers
     Config                       dataclass of the study's own keys, declared by `config.key`
     OWNED                        keys of a run that the study sets, and what to type instead
     VIEW                         those of its own keys that choose no runs
@@ -159,6 +158,7 @@ class Result:
         tables: file name to rows, tidy.
         summary: the table on the terminal, its header first; notes: lines below it.
         title: what the figure is of.
+        papers: whether data and network are the paper's, at whatever budget.
     """
 
     recipe: str
@@ -167,6 +167,7 @@ class Result:
     summary: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     title: str = ""
+    papers: bool = False
 
 
 class Study(Protocol):
@@ -175,7 +176,6 @@ class Study(Protocol):
     HELP: str
     ORDER: int
     READING: dict[str, str]
-    REPRODUCTION: str
     Config: type
     OWNED: dict[str, str]
     VIEW: tuple[str, ...]

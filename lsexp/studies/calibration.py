@@ -34,7 +34,7 @@ from lsexp.analysis.statistics import Interval, over_both_of, over_seeds, paired
 from lsexp.analysis.temperature import By, curve, fit_temperature, halves
 from lsexp.config import key
 from lsexp.measure import Question, read_logits
-from lsexp.published import PAPER_ECE, REPRODUCTION_ECE, PublishedECE
+from lsexp.published import BY_HAND, DEFECTS, PAPER_ECE, REPRODUCTION_ECE, PublishedECE, papers
 from lsexp.studies import (
     GATE,
     ONE_SEED,
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
 
 HELP = "Table 3, Figure 2: ECE and reliability, hard, temperature-scaled and smoothed"
 ORDER = 3
-REPRODUCTION = "one seed; CIFAR-10 measured on test, temperatures chosen on the images reported"
 READING = {
     "calibration": "Reliability: accuracy of the images in each bin of confidence, below it the "
     "share of images there. On the diagonal confidence is worth what it says, under it the "
@@ -209,13 +208,18 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     notes = _notes(study, reports)
     if done[0].keys["eps"]:
         notes.append("no runs at eps 0: no differences to hard networks")
+    same = papers(recipe, done[0].entry.config)
+    known = _known(same)
+    if same in REPRODUCTION_ECE:
+        notes.append(f"public reproduction: {DEFECTS[same]}; {BY_HAND}")
     return Result(
         recipe,
-        {**_tables(study, reports, _known(recipe)), "runs": [run_row(one) for one in trained]},
-        _findings(study, done, reports, PAPER_ECE.get(recipe)),
-        summary=_summary(reports, _known(recipe), {_eps(e): count for e, count in counts.items()}),
+        {**_tables(study, reports, known), "runs": [run_row(one) for one in trained]},
+        _findings(study, done, reports, PAPER_ECE.get(same)),
+        summary=_summary(reports, known, counts),
         notes=notes,
         title=f"{title_of(recipe, done)}, {_of(reports)}",
+        papers=bool(same),
     )
 
 
@@ -348,7 +352,7 @@ def _published(name: str, row: PublishedECE) -> Iterator[Row]:
         (0.0, "1", "ece", row.hard),
         (0.0, "fitted", "ece", row.scaled),
         (0.0, "fitted", "temperature", row.temperature),
-        (row.eps, "1", "ece", row.smoothed),
+        *((eps, "1", "ece", value) for eps, value in row.smoothed.items()),
     ):
         yield {
             "source": f"{name}, {row.where}",
@@ -485,8 +489,8 @@ def _findings(
     data = str(config["data.name"])
     told: dict[Claim, float] = {}
     if paper is not None:
-        told[CALIBRATES] = paper.smoothed - paper.hard
-        told[COMPARABLE] = paper.smoothed - paper.scaled - 0.01
+        told[CALIBRATES] = paper.smoothed[SMOOTHED] - paper.hard
+        told[COMPARABLE] = paper.smoothed[SMOOTHED] - paper.scaled - 0.01
     usual, because = Config(), ""
     if any(getattr(study, name) != getattr(usual, name) for name in VIEW):
         because = f"the claims are of fit=nll, protocol=halves and bins={BINS}"
@@ -581,20 +585,25 @@ COLUMNS = (
 
 
 def _summary(
-    reports: Sequence[Report], known: dict[str, PublishedECE], counts: dict[str, str]
+    reports: Sequence[Report], known: dict[str, PublishedECE], counts: dict[Any, str]
 ) -> list[list[str]]:
-    """The table on the terminal; a row for each of `counts`, the names and how many seeds."""
+    """The table on the terminal; a row for each of `counts`, what it is called (of eps, its value)
+    and how many seeds."""
     split = _reported(reports[0])
     rows = [[split, "seeds", "T", *(title for _, _, title, _ in COLUMNS)]]
     for name, row in known.items():
-        on = "" if "on test" in row.where else " (val)"
-        label = f"{name}, {row.where}{on}"
+        on, seeds = ("val", "") if name == "paper" else (row.where.rpartition(" ")[2], "1")
         blank = [""] * (len(COLUMNS) - 2)
         hard = [f"{row.temperature:g}", f"{row.hard:.3f}", f"{row.scaled:.3f}"]
-        rows.append([f"eps 0 {label}", "", *hard, *blank])
-        rows.append([f"eps {row.eps:g} {label}", "", "", f"{row.smoothed:.3f}", "", *blank])
+        who = f"paper, {row.where}" if name == "paper" else name
+        rows.append([f"eps 0 {who} ({on})", seeds, *hard, *blank])
+        for eps, value in row.smoothed.items():
+            if eps in counts or name == "paper":
+                what = f"{_eps(eps)} {who} ({on})"
+                rows.append([what, seeds, "", f"{value:.3f}", "", *blank])
     groups = _groups(reports)
-    for name, count in counts.items():
+    for named, count in counts.items():
+        name = _eps(named) if isinstance(named, (int, float)) else named
         group = groups.get(name, [])
         cells = [mean_cell([one.temperature for one in group], 2)]
         for which, metric, _, digits in COLUMNS:

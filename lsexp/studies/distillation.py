@@ -22,7 +22,14 @@ from lsexp.config import DistillationConfig, MLPConfig, TrainConfig, key
 from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Draws, Measurement, Question, Views
-from lsexp.published import PAPER_STUDENT, REPRODUCTION_STUDENTS, TOY_ERRORS
+from lsexp.published import (
+    DEFECTS,
+    PAPER_STUDENT,
+    REPRODUCTION_STUDENTS,
+    TEACHERS,
+    TOY_ERRORS,
+    papers,
+)
 from lsexp.studies import (
     GATE,
     ONE_SEED,
@@ -60,10 +67,6 @@ if TYPE_CHECKING:
 
 HELP = "Figure 5: students of hard and of smoothed teachers"
 ORDER = 4
-REPRODUCTION = (
-    "one seed; on MNIST students' logits are matched with teachers' probabilities; on "
-    "CIFAR-10 the teacher is trained on crops of 24 pixels, and T = 3 is missing"
-)
 READING = {
     "distillation": "Above, teachers' accuracy against their smoothing. Below, students' "
     "against gamma, the effective smoothing of what they learnt from: labels smoothed "
@@ -275,17 +278,31 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     }
     if study.grid == "full":
         tables["grid"] = list(_grid_rows(points))
-    toy = list(_toy_rows(recipe, points))
+    known = _as_the_papers(recipe, done)
+    toy = list(_toy_rows(known, points))
     if toy:
         tables["toy"] = toy
     return Result(
         recipe,
         {name: rows for name, rows in tables.items() if rows},
         _findings(done, points, chosen),
-        summary=_summary(recipe, trained, points, chosen),
-        notes=_notes(study, trained, tables["teachers"], toy),
+        summary=_summary(known, trained, points, chosen),
+        notes=[
+            *_notes(study, trained, tables["teachers"], toy),
+            *([f"public reproduction: {DEFECTS[known]}"] if known else []),
+        ],
         title=title_of(recipe, students or done),
+        papers=bool(known),
     )
+
+
+def _as_the_papers(recipe: str, done: Sequence[Trained]) -> str:
+    """The recipe, if students and teachers are the paper's."""
+    for one in done:
+        of = TEACHERS.get(recipe, "") if one.keys["role"] == TEACHER else recipe
+        if not papers(of, one.entry.config):
+            return ""
+    return recipe
 
 
 def _points(trained: Sequence[Trained]) -> Iterator[Point]:
@@ -481,7 +498,8 @@ def _published(recipe: str, eps: set[float]) -> Iterator[list[str]]:
     """Rows of the summary with others' numbers: the paper's first."""
 
     def row(who: str, eps: str, gamma: str, test: str, val: str = "") -> list[str]:
-        return [who, eps, "", "", gamma, test, val, "", ""]
+        seeds = "1" if who.startswith("public") else ""
+        return [who, eps, "", seeds, gamma, test, val, "", ""]
 
     toy = TOY_ERRORS.get(recipe, ())
     for known in toy:
@@ -609,7 +627,8 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
         ]
         for curve in CURVES:
             _draw_curve(above if curve.name == TEACHER else below, rows, curve)
-        marks = zip("x+1", REPRODUCTION_STUDENTS.get(result.recipe, {}).items(), strict=False)
+        known = result.recipe if result.papers else ""
+        marks = zip("x+1", REPRODUCTION_STUDENTS.get(known, {}).items(), strict=False)
         for mark, (name, places) in marks:
             x, y = zip(*places, strict=True)
             label = f"public reproduction, {name}"

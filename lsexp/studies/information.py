@@ -24,7 +24,7 @@ from lsexp.config import TrainConfig, key, walk
 from lsexp.errors import UserError
 from lsexp.figures import grid, logarithmic, plain, series_style, styled
 from lsexp.measure import Draws, Measurement, Question
-from lsexp.published import PAPER_PAIR
+from lsexp.published import PAPER_PAIR, papers
 from lsexp.studies import (
     GATE,
     ONE_SEED,
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
 HELP = "Figure 6: information between the example and the logits, during training"
 ORDER = 5
-REPRODUCTION = "it has no numbers: it gave up on this figure"
 READING = {
     "information": "How much of which training image it sees a network's logits tell, in nats, "
     "against the training step: the whole, its parts (the class, and the image within its "
@@ -346,6 +345,9 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result | 
     estimates = list(_estimates(steps, curves))
     tables = {"information": estimates, "curves": rows, "runs": [run_row(one) for one in trained]}
     notes = _notes(study, chosen, curves, estimates)
+    known = papers(recipe, config)
+    if known:
+        notes.append("the paper tells no numbers; the public reproduction gave up on this figure")
     taught: list[Row] = []
     if study.students:
         taught = list(students.by_seed(trained, curves, places, steps))
@@ -360,6 +362,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result | 
         summary=_summary(teachers, steps, curves),
         notes=notes,
         title=title_of(recipe, done),
+        papers=bool(known),
     )
 
 

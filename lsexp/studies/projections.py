@@ -19,7 +19,13 @@ from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError
 from lsexp.figures import COLORS, grid, plain, styled
 from lsexp.measure import Measured, Measurement, Question
-from lsexp.published import PAPER_ACCURACY, PAPER_CLASSES, REPRODUCTION_ACCURACY
+from lsexp.published import (
+    DEFECTS,
+    PAPER_ACCURACY,
+    PAPER_CLASSES,
+    REPRODUCTION_ACCURACY,
+    papers,
+)
 from lsexp.studies import (
     GATE,
     ONE_SEED,
@@ -51,7 +57,6 @@ if TYPE_CHECKING:
 
 HELP = "Figure 1: three classes in the plane of their templates"
 ORDER = 2
-REPRODUCTION = "other classes of CIFAR-100, no bias, and for the MLP activations before the ReLU"
 READING = {
     "projections": "Images of three classes in the plane through their templates (weights and "
     "bias of the last layer; black corners), training and validation, without and with "
@@ -221,13 +226,15 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     corners = [row for one in pictures for row in _corner_rows(chosen, one)]
     if corners:
         tables["templates"] = corners
+    known = papers(recipe, done[0].entry.config)
     return Result(
         recipe,
         tables,
         _findings(study, done, pictures),
-        summary=_summary(recipe, estimates, trained),
-        notes=[*_notes(study, chosen, done), *flat],
+        summary=_summary(known, estimates, trained),
+        notes=[*_notes(study, chosen, done, known), *flat],
         title=f"{title_of(recipe, done)}, seed {seed}",
+        papers=bool(known),
     )
 
 
@@ -433,8 +440,8 @@ def _summary(recipe: str, estimates: Sequence[Row], trained: Sequence[Trained]) 
             rows.append([f"{eps:g} paper", "val", "", f"{100 * number.value:.1f}{spread}", *blank])
     for eps, number in REPRODUCTION_ACCURACY.get(recipe, {}).items():
         if eps in shown:
-            name = f"{eps:g} public reproduction"
-            rows.append([name, "test", "1", f"{100 * number.value:.1f}", *blank])
+            name, split = f"{eps:g} public reproduction", number.where.rpartition(" ")[2]
+            rows.append([name, split, "1", f"{100 * number.value:.1f}", *blank])
     for eps in shown:
         here = {row["split"] for row in estimates if row["eps"] == eps}
         for split in [s for s in SPLITS if s in here] or [""]:
@@ -450,7 +457,7 @@ def _summary(recipe: str, estimates: Sequence[Row], trained: Sequence[Trained]) 
     return rows
 
 
-def _notes(study: Config, chosen: Chosen, done: Sequence[Trained]) -> list[str]:
+def _notes(study: Config, chosen: Chosen, done: Sequence[Trained], known: str) -> list[str]:
     few = ""
     for split, found in _by_split(done[0]).items():
         counts = [int((found.labels_N == k).sum()) for k in chosen.numbers]
@@ -460,9 +467,13 @@ def _notes(study: Config, chosen: Chosen, done: Sequence[Trained]) -> list[str]:
         f"{', '.join(chosen.names)}; {study.examples} images of each{few}; {METHODS[study.method]}",
         "within/between: mean squared distance to the mean of the class, by that of these means "
         "to theirs; +- half of the 95 % interval over seeds",
-        "accuracy: of all images of the split; neither the paper nor the public reproduction has "
-        "numbers of this figure",
+        "accuracy: of all images of the split",
     ]
+    if known in REPRODUCTION_ACCURACY:
+        lines.append(
+            f"neither the paper nor the public reproduction has numbers of this figure; accuracy "
+            f"of the latter: {DEFECTS[known]}"
+        )
     if len({one.keys["seed"] for one in done}) < 2:
         lines.append(ONE_SEED)
     return lines

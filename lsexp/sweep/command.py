@@ -212,7 +212,7 @@ def run_plot(words: list[str]) -> int:
                 f"runs_dir= names another folder",
                 exit_code=1,
             )
-        manifest = newest
+        manifest = newest.where(rest)
         say(f"the newest sweep: {shlex.join(['lsexp', 'sweep', newest.study, *newest.words])}")
         typed = {word.partition("=")[0] for word in rest} & set(module.VIEW)
         for part in manifest.parts:

@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ class Manifest:
         runs = [part.runs for part in self.parts]
         digest = hashlib.sha256(json.dumps(runs, sort_keys=True).encode()).hexdigest()
         return runs_dir / ".sweeps" / f"{self.study}-{digest[:12]}.json"
+
+    def where(self, words: Sequence[str]) -> Manifest:
+        """The same, with folders as these words have them, for commands that find its runs."""
+        folders = [w for w in words if w.partition("=")[0] in ("runs_dir", "data_dir")]
+        names = {word.partition("=")[0] for word in folders}
+        kept = [word for word in self.words if word.partition("=")[0] not in names]
+        return replace(self, words=[*kept, *folders])
 
     def write(self, runs_dir: Path) -> None:
         path = self.path(runs_dir)

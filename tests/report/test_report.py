@@ -40,13 +40,13 @@ PART = OfRecipe(
     Table(["what", "runs"], [["mine", "3"]]),
     "Reduced: mine: 10 of the paper's 100 steps.",
     "1 of 3 runs missing: eps=0 seed=2; lsexp sweep eps trains them",
+    papers=True,
 )
 SECTION = Section(
     "eps",
     "Table 2: accuracy",
     "eps-mine",
     "lsexp sweep eps recipe=mine",
-    "one seed",
     [Drawn("eps-mine-eps", SVG, "Table 2. mine", "Read it so.")],
     [PART],
 )
@@ -88,15 +88,13 @@ def test_the_page_says_all_there_is():
     page = as_html([SECTION], "lsexp report", ["of another"])
     found, text = parsed(page)
     for words in (
-        "1 supported",
-        "1 not tested",
+        "Of networks as the paper has them: 1 supported, 0 contradicted, 0 inconclusive, 1 not",
         "98.2 ± 0.1",
         "not tested (no gate): it helps",
         "disputed by Shen",
         "the paper: +0.6",
         "1 of 3 runs missing: eps=0 seed=2",
         "Reduced: mine: 10 of the paper's 100 steps.",
-        "public reproduction: one seed",
         "a minus b, to be above 0 points: +1",
         "Not drawn: of another",
         "lsexp sweep eps recipe=mine",
@@ -141,7 +139,7 @@ def test_what_is_shown_is_escaped():
     assert "<script>" not in prose
     for line in prose.splitlines():
         if line.startswith("|"):  # a bar would be another cell
-            assert len(re.findall(r"(?<!\\)\|", line)) in (2, 7)
+            assert len(re.findall(r"(?<!\\)\|", line)) in (2, 8)
 
 
 @pytest.fixture(scope="module")
@@ -189,24 +187,30 @@ def test_the_same_command_trains_nothing_again_and_the_report_stands_alone(repro
     alone = lsexp("report", "out_dir=other", cwd=cwd)
     assert alone.returncode == 0, alone.stderr
     assert names(cwd / "other/report/figures") == names(cwd / "out/report/figures")
-    some = lsexp("report", "calibration", "recipe=digits_mlp", "out_dir=some", cwd=cwd)
+    words = ["calibration", "calibration", "recipe=digits_mlp"]
+    some = lsexp("report", *words, "out_dir=some", cwd=cwd)
     assert some.returncode == 0
     [folder] = (cwd / "some").iterdir()  # beside the report of all, not over it
     assert folder.name == "report-calibration-digits_mlp"
     assert len(names(folder / "figures")) == 3
 
 
-def test_a_report_of_one_sweep_has_the_studies_of_its_runs_and_what_is_missing(reproduced):
-    cwd, _ = reproduced
-    folder = cwd / "fewer"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def fewer(tmp_path_factory):
+    """A folder with one sweep of two runs, of which one was removed, and its report."""
+    folder = tmp_path_factory.mktemp("fewer")
     done = lsexp("sweep", "eps", "budget=smoke", "eps=0,0.1", "seeds=1", "workers=1", cwd=folder)
     assert done.returncode == 0, done.stderr
     shutil.rmtree(next((folder / "runs").glob("*eps0.1-*")))
     done = lsexp("report", cwd=folder)
     assert done.returncode == 0, done.stderr
-    text = parsed((folder / "out/report/report.html").read_text())[1]
+    return folder
+
+
+def test_a_report_of_one_sweep_has_the_studies_of_its_runs_and_what_is_missing(fewer):
+    text = parsed((fewer / "out/report/report.html").read_text())[1]
     assert "1 of 2 runs missing: eps=0.1 seed=0" in text
+    assert "None of these networks is the paper's." in text
     assert "Table 2:" in text
     assert "Table 3, Figure 2:" in text
     assert "Figure 5:" not in text
@@ -220,6 +224,7 @@ def test_a_report_of_one_sweep_has_the_studies_of_its_runs_and_what_is_missing(r
         (["report", "recipes=a"], "recipes=a: no key of a report; did you mean recipe?"),
         (["report", "figure.format=pdf"], "figure.format=pdf: a report's figures are SVG"),
         (["report", "recipe=a", "recipe=b"], "recipe: is given twice"),
+        (["report", "recipe="], "recipe= must name something"),
         (["reproduce", "epss"], "epss: no such study; did you mean eps?"),
         (["reproduce", "rows=a,b"], "rows=a,b: goes with one study"),
         (["reproduce", "seed=3"], "eps: seed=3: eps sets it; type seeds=5"),
@@ -275,9 +280,8 @@ def test_words_are_of_the_networks_of_the_recipe(tmp_path, monkeypatch, capsys):
     assert "7 runs" in said  # two of which all share
 
 
-def test_each_section_says_how_it_is_drawn_again(reproduced):
-    cwd, _ = reproduced
-    page = (cwd / "fewer/out/report/report.md").read_text()
+def test_each_section_says_how_it_is_drawn_again(fewer):
+    page = (fewer / "out/report/report.md").read_text()
     commands = re.findall(r"^`lsexp (.*)`$", page, re.MULTILINE)
     assert commands[0].startswith("sweep eps budget=smoke")
     assert commands[1:] == [
@@ -285,12 +289,41 @@ def test_each_section_says_how_it_is_drawn_again(reproduced):
         "plot calibration budget=smoke eps=0,0.1 seeds=0,",
     ]
     for command in commands:
-        assert lsexp(*shlex.split(command), cwd=cwd / "fewer").returncode == 0
+        assert lsexp(*shlex.split(command), cwd=fewer).returncode == 0
 
 
-def test_what_cannot_be_read_or_drawn_does_not_end_a_report(reproduced):
-    cwd, _ = reproduced
-    folder = shutil.copytree(cwd / "fewer", cwd / "odd")
+def test_commands_find_the_runs_that_the_report_is_of(fewer, tmp_path):
+    runs = shutil.copytree(fewer / "runs", tmp_path / "else where")
+    shutil.rmtree(next(runs.glob("*eps0-*")), ignore_errors=True)
+    words = ["eps", "runs_dir=else where"]
+    sweep = ["sweep", "eps", "budget=smoke", "eps=0,0.1", "seeds=1", "workers=1"]
+    done = lsexp(*sweep, "runs_dir=else where", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(next(runs.glob("*eps0.1-*")))
+    lsexp("report", *words, cwd=tmp_path)
+    page = (tmp_path / "out/report-eps/report.md").read_text()
+    told = f"lsexp {' '.join(sweep)} 'runs_dir=else where'"
+    assert f"{told} trains them" in page.replace("\\_", "_")
+    assert f"`{told}`" in page
+
+
+def test_a_smaller_sweep_does_not_hide_a_larger_one(fewer, tmp_path):
+    runs = shutil.copytree(fewer / "runs", tmp_path / "runs")
+    for words in (["eps=0,0.1", "seeds=1"], ["eps=0", "seeds=1"], ["eps=0", "seeds=7,"]):
+        done = lsexp("sweep", "eps", "budget=smoke", *words, "workers=1", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = lsexp("report", "eps", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out/report-eps/report.md").read_text()
+    assert "| 0.1 | 1 |" in page  # of the first, the largest
+    [line] = [line for line in done.stderr.splitlines() if "left out" in line]
+    assert "lsexp sweep eps budget=smoke eps=0 seeds=7, workers=1" in line  # has a run of its own
+    assert "of its kind a sweep of which more is finished is drawn" in page
+    assert len(list(runs.glob("*/metrics.json"))) == 3
+
+
+def test_what_cannot_be_read_or_drawn_does_not_end_a_report(fewer, tmp_path):
+    folder = shutil.copytree(fewer, tmp_path / "odd")
     sweeps = folder / "runs" / ".sweeps"
     whole = json.loads(next(sweeps.glob("eps-*.json")).read_text())
     part = whole["parts"][0]
@@ -407,14 +440,14 @@ def test_what_is_reduced_against_the_paper():
         of = {"recipe": "cifar10_alexnet", "status": "finished", "steps": 390_000}
         return of | {"images": 40_000, "train_size": None} | more
 
-    assert _reduced([row()], "cifar10_alexnet", []) == ""
+    assert _reduced([row()], [], papers=True) == ""
     fewer = row(images=5000, train_size=5000)
     said = "Reduced: cifar10_alexnet: 5,000 training images instead of all."
-    assert _reduced([row(), fewer], "cifar10_alexnet", []) == said
+    assert _reduced([row(), fewer], [], papers=True) == said
     shorter = row(steps=15_000, status="finished")
     said = "Reduced: cifar10_alexnet: 15,000 of the paper's 390,000 steps."
-    assert _reduced([shorter, row(status="failed", steps=1)], "cifar10_alexnet", []) == said
-    assert _reduced([], "mine", []) == "The paper has no such network. "
+    assert _reduced([shorter, row(status="failed", steps=1)], [], papers=True) == said
+    assert _reduced([], [], papers=False) == "The paper has no such network. "
 
 
 def test_what_was_run_has_temperatures_where_there_are_any():
@@ -502,7 +535,12 @@ def test_in_a_browser_tables_sort_and_nothing_is_wrong(tmp_path, width):
 def test_a_browser_shows_a_real_report(reproduced, tmp_path):
     cwd, _ = reproduced
     page = (cwd / "out/report/report.html").read_text()
-    made, console = browser(page, tmp_path)
+    clicks = (
+        "for (const one of document.querySelectorAll('th button')) { one.click(); one.click(); }"
+    )
+    sorted_page = page.replace("</body>", f"<script>{clicks}</script></body>")
+    made, console = browser(sorted_page, tmp_path)
     assert console == []
+    assert made.count('aria-sort="descending"') == page.count("<table")  # the last of each table
     assert made.count("<svg") == page.count("<svg") >= 7
     assert made.count('role="img"') == page.count("<svg")

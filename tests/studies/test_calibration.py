@@ -221,13 +221,18 @@ def test_on_mnist_the_smoothed_are_under_confident(temperatures, verdict, becaus
 
 
 def test_the_papers_row_comes_first_then_the_reproductions():
-    result = analyzed(made(OVERCONFIDENT), recipe="cifar100_resnet56")
+    result = analyzed(made(OVERCONFIDENT, data="cifar100"), recipe="cifar100_resnet56")
     assert result.summary[1][:5] == ["eps 0 paper, Table 3 (val)", "", "1.9", "0.150", "0.021"]
     assert result.summary[2][:4] == ["eps 0.05 paper, Table 3 (val)", "", "", "0.024"]
-    assert result.summary[3][0].startswith("eps 0 public reproduction")
+    assert [row[:4] for row in result.summary[3:6]] == [
+        ["eps 0 public reproduction (val)", "1", "2.9", "0.207"],
+        ["eps 0.05 public reproduction (val)", "1", "", "0.053"],
+        ["eps 0.1 public reproduction (val)", "1", "", "0.043"],
+    ]
+    assert any(line.startswith("public reproduction: one seed; decay") for line in result.notes)
     first = result.tables["calibration"][0]
     assert (first["source"], first["value"]) == ("paper, Table 3", 0.15)
-    assert [line[0] for line in result.summary[5:]] == ["eps 0", "eps 0.05", "eps 0.1"]
+    assert [line[0] for line in result.summary[6:]] == ["eps 0", "eps 0.05", "eps 0.1"]
 
 
 def test_differences_are_to_hard_networks_as_they_are_and_at_their_temperature():

@@ -291,7 +291,7 @@ def test_the_toy_stands_beside_the_papers_errors():
     found = [trained(run, accuracy_of(run.keys)) for run in asked(study, match="logits")]
     for one in found:
         one.entry.metrics["val"] = None
-        one.entry.config["loss.match"] = "logits"
+        one.entry.config |= {"loss.match": "logits", "data.name": "mnist"}
     result = distillation.analyze(study, found, "mnist_toy")
     rows = {(row["role"], row["teacher_eps"]): row for row in result.tables["toy"]}
     assert {place: row["paper"] for place, row in rows.items()} == {
@@ -326,7 +326,10 @@ def test_others_numbers_come_first_in_the_table():
         ("smoothed teachers", "0", "85.0"),
     ]
     assert {len(row) for row in summary} == {9}
-    alone = distillation.analyze(STUDY, found, "mine").summary
+    for one in found:  # loss.teachers=cifar10_alexnet was typed
+        if one.keys["role"] == "teacher":
+            one.entry.config["model.name"] = "alexnet"
+    alone = distillation.analyze(STUDY, found, "cifar10_distill").summary
     assert not any("paper" in row[0] or "reproduction" in row[0] for row in alone)
 
 

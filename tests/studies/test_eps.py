@@ -29,7 +29,7 @@ class Made(Trained):
 
     def __init__(self, keys, logits, status="finished"):
         entry = Entry(Path("runs") / f"run-{keys['eps']}-{keys['seed']}", status)
-        entry.config = {"data.name": "cifar10", "model.name": "up", "budget": "cpu"}
+        entry.config = {"data.name": "cifar10", "model.name": "alexnet", "budget": "cpu"}
         if status == "finished":
             found = scores(logits, LABELS)
             entry.metrics = {"val": found, "test": found, "train": {"accuracy": 1.0}}
@@ -256,6 +256,19 @@ def test_the_papers_numbers_come_first_where_it_has_any():
     assert result.summary[1][:3] == ["0 paper", "", "86.8 +- 0.2 (val)"]
     [finding] = result.findings
     assert finding.paper == pytest.approx(-0.001)
+
+
+def test_others_numbers_are_not_put_beside_another_network():
+    trained = made({0.0: [30, 31], 0.1: [31, 33]})
+    for one in trained:
+        one.entry.config["model.name"] = "mlp"  # model=mlp was typed
+    study = eps.Config(eps=[0.0, 0.1], seeds=[0, 1])
+    result = eps.analyze(study, trained, "cifar10_alexnet")
+    assert {row["source"] for row in result.tables["eps"]} == {"ours"}
+    assert [row[0] for row in result.summary[1:]] == ["0", "0.1"]
+    assert result.findings[0].paper is None
+    assert not result.papers
+    assert not any("public reproduction" in line for line in result.notes)
 
 
 def test_the_figure_has_a_point_a_seed_and_the_papers():
