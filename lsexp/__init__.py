@@ -22,7 +22,7 @@ from typing import Any
 
 _PLACES = {
     "runs.catalog": ("load_outputs", "load_runs"),
-    "losses": ("smooth_labels", "smoothed_cross_entropy"),
+    "losses": ("distillation_loss", "smooth_labels", "smoothed_cross_entropy"),
     "analysis.calibration": (
         *("adaptive_ece", "brier", "classwise_ece", "debiased_ece", "ece", "ece_floor", "mce"),
         *("nll", "reliability", "softmax", "top_label"),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lsexp.config import DistillationConfig, LossConfig
+from lsexp.config import LossConfig
 from lsexp.errors import UserError
 
 
@@ -94,18 +94,27 @@ def smoothed_cross_entropy(logits_BK: Tensor, labels_B: Tensor, eps_uniform: flo
 
     It equals `-(smooth_labels(...) * log_softmax(logits)).sum(1).mean()` without building the
     targets, without overflow for logits 1e30 apart (sums past float32's 3e38 are infinite).
+
+    >>> import torch
+    >>> smoothed_cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), 0.2)
+    tensor(0.3269)
     """
     if logits_BK.dtype != torch.float64:
         logits_BK = logits_BK.float()
     return F.cross_entropy(logits_BK, labels_B, label_smoothing=eps_uniform)
 
 
-def distillation(
+def distillation_loss(
     logits_BK: Tensor,
     teacher_BK: Tensor,
     labels_B: Tensor,
-    config: DistillationConfig,
-    eps_uniform: float,
+    *,
+    temperature: float = 1.0,
+    student_temperature: str = "1",
+    t_squared: bool = False,
+    match: str = "cross_entropy",
+    beta: float = 1.0,
+    eps_uniform: float = 0.0,
 ) -> Tensor:
     """Mean over the batch of (1 - beta) H(smoothed label, p) + beta M, what matches the teacher.
 
@@ -122,20 +131,28 @@ def distillation(
     Args:
         logits_BK: the student's; computed in float32 (float64 stays).
         teacher_BK: the teacher's; no gradient goes there.
+        labels_B: class indices, int64; with beta 1 they do not count.
+        temperature, student_temperature, t_squared, match, beta: as `loss.` and their names.
         eps_uniform: smoothing of the labels' part.
+
+    >>> import torch
+    >>> teacher, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+    >>> distillation_loss(torch.zeros(1, 2), teacher, labels)  # log 2, whatever the teacher says
+    tensor(0.6931)
+    >>> distillation_loss(torch.zeros(1, 2), teacher, labels, match="logits")
+    tensor(2.)
     """
     if logits_BK.dtype != torch.float64:
         logits_BK = logits_BK.float()
     teacher_BK = teacher_BK.detach().to(logits_BK.dtype)
-    if config.match == "logits":
+    if match == "logits":
         matched = 0.5 * (logits_BK - teacher_BK).square().sum(1).mean()
     else:
-        temperature = config.temperature
-        own = temperature if config.student_temperature == "tied" else 1.0
+        own = temperature if student_temperature == "tied" else 1.0
         matched = F.cross_entropy(logits_BK / own, (teacher_BK / temperature).softmax(1))
-        if config.t_squared:
+        if t_squared:
             matched = matched * temperature**2
-    if config.beta == 1:
+    if beta == 1:
         return matched
     hard = smoothed_cross_entropy(logits_BK, labels_B, eps_uniform)
-    return (1 - config.beta) * hard + config.beta * matched
+    return (1 - beta) * hard + beta * matched

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
-from lsexp.config import DistillationConfig, LossConfig
+from lsexp.config import LossConfig
 from lsexp.errors import UserError
-from lsexp.losses import distillation, smooth_labels, smoothed_cross_entropy, targets
+from lsexp.losses import distillation_loss, smooth_labels, smoothed_cross_entropy, targets
 
 
 def random_batch(classes, size=7, seed=0):
@@ -164,8 +164,7 @@ def test_spread_others_refuses_an_eps_that_makes_the_label_no_likelier(classes, 
 
 
 def distilled(logits, teacher, labels, eps=0.0, **keys):
-    config = DistillationConfig(teacher="t", **keys)
-    return distillation(logits, teacher, labels, config, eps)
+    return distillation_loss(logits, teacher, labels, eps_uniform=eps, **keys)
 
 
 def pair_of_logits(classes=5):

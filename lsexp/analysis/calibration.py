@@ -83,6 +83,9 @@ def top_label(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> tuple[np.nd
     """Largest probability of each example (float) and whether that class is the label (bool).
 
     Of classes that tie the first counts as predicted.
+
+    >>> top_label(np.array([[0.3, 0.7], [0.5, 0.5]]), np.array([1, 1]))
+    (array([0.7, 0.5]), array([ True, False]))
     """
     return probabilities_NK.max(axis=1), probabilities_NK.argmax(axis=1) == labels_N
 

@@ -128,6 +128,11 @@ def nearest_neighbours(y_NM: np.ndarray, neighbours: int = 3) -> float | None:
 
     Returns:
         None where an example has no more than k different draws.
+
+    >>> rng = np.random.default_rng(0)
+    >>> far_apart = np.repeat([0.0, 1e6], 50)[:, None] + rng.normal(size=(100, 24))
+    >>> round(nearest_neighbours(far_apart), 1)  # two clusters of examples alike: log 2
+    0.7
     """
     own = [np.unique(y_M) for y_M in np.asarray(y_NM, np.float64)]
     sizes_N = np.array([len(y) for y in own])

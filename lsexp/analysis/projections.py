@@ -24,12 +24,20 @@ class Plane(NamedTuple):
 
 
 def templates(weight_KD: np.ndarray, bias_K: np.ndarray) -> np.ndarray:
-    """Weights and bias of each class, float64 [K, E]."""
+    """Weights and bias of each class, float64 [K, E].
+
+    >>> templates(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([5.0, 6.0])).tolist()
+    [[1.0, 2.0, 5.0], [3.0, 4.0, 6.0]]
+    """
     return np.column_stack([weight_KD, bias_K]).astype(np.float64)
 
 
 def activations(features_ND: np.ndarray) -> np.ndarray:
-    """Inputs of the last layer with the 1 that meets the bias, float64 [N, E]."""
+    """Inputs of the last layer with the 1 that meets the bias, float64 [N, E].
+
+    >>> activations(np.array([[1.0, 2.0]])).tolist()
+    [[1.0, 2.0, 1.0]]
+    """
     return np.column_stack([features_ND, np.ones(len(features_ND))]).astype(np.float64)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lsexp.config import CustomConfig, DistillationConfig, TorchvisionConfig, TrainConfig
 from lsexp.data.batches import Batches, Images, Preprocess, generator, input_shape
-from lsexp.losses import distillation, smoothed_cross_entropy, targets
+from lsexp.losses import distillation_loss, smoothed_cross_entropy, targets
 from lsexp.models import build_model
 from lsexp.training.optimizer import build_optimizer, clip, rate
 from lsexp.training.teacher import Teacher
@@ -123,7 +123,18 @@ def step(member: Member) -> None:
     if member.teacher is not None:
         assert isinstance(config.loss, DistillationConfig)
         teacher_BK = member.teacher(pixels_BHWC, draws, member.step)
-        loss = distillation(logits_BK, teacher_BK, labels_B, config.loss, member.eps_uniform)
+        protocol = config.loss
+        loss = distillation_loss(
+            logits_BK,
+            teacher_BK,
+            labels_B,
+            temperature=protocol.temperature,
+            student_temperature=protocol.student_temperature,
+            t_squared=protocol.t_squared,
+            match=protocol.match,
+            beta=protocol.beta,
+            eps_uniform=member.eps_uniform,
+        )
     else:
         loss = smoothed_cross_entropy(logits_BK, labels_B, member.eps_uniform)
     member.optimizer.zero_grad(set_to_none=True)
