@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 from support import FINISHED, lsexp, names, until_it_saves
 
+from lsexp import compose
 from lsexp.cli import main
 
 SMOKE = ["budget=smoke", "threads=1", "artifacts.tensorboard=false"]
@@ -557,13 +558,23 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def commands(*verbs):
-    """Those of the README that begin so."""
-    lines = [line.partition("#")[0].strip() for line in README.read_text().splitlines()]
-    return [
+    """Those of the README that begin so, on lines of their own and within sentences."""
+    text = README.read_text()
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    lines += [" ".join(inline.split()) for inline in re.findall(r"`(lsexp [^`]+)`", text)]
+    found = [
         line.removeprefix("lsexp ").removesuffix(" --dry-run")
-        for line in lines
+        for line in dict.fromkeys(lines)
         if line.startswith(tuple(f"lsexp {verb}" for verb in verbs)) and "--config-dir" not in line
     ]
+    assert len(found) > 5  # else it is looked for in vain
+    return found
+
+
+def test_recipes_of_the_readme_are_there():
+    named = re.findall(r"recipe=([a-z0-9_,]+)", README.read_text())
+    for name in ",".join(named).split(","):
+        assert name in [*compose.options("recipe", None), "cifar10_mine", ""], name
 
 
 @pytest.mark.parametrize("line", commands("train ", "sweep ", "reproduce"))

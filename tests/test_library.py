@@ -2,10 +2,17 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from support import tiny_plan
 
 import lsexp
+from lsexp.launch.local import execute
+
+README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def test_everything_that_is_offered_is_there_and_says_what_it_does():
@@ -29,3 +36,43 @@ print(sorted({"hydra", "omegaconf", "matplotlib"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "[]"]
+
+
+def blocks():
+    """Indented blocks of the README."""
+    lines = [*README.read_text().splitlines(), ""]
+    found, block = [], []
+    for line in lines:
+        if line.startswith("    ") or (block and not line):
+            block.append(line[4:])
+        elif block:
+            found.append("\n".join(block).strip())
+            block = []
+    return found
+
+
+def test_what_the_readme_does_in_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    execute(tiny_plan(tmp_path / "runs", "recipe=digits_mlp"))
+    rng = np.random.default_rng(0)
+    names = {
+        "val_logits": rng.normal(size=(50, 3)),
+        "val_labels": rng.integers(0, 3, 50),
+        "test_logits": rng.normal(size=(50, 3)),
+        "test_labels": rng.integers(0, 3, 50),
+        "logits": torch.zeros(2, 3),
+        "labels": torch.tensor([0, 1]),
+    }
+    first, second = [code for code in blocks() if code.startswith("from lsexp import")]
+    assert "recipe=mnist_mlp" in first
+    exec(first.replace("mnist_mlp", "digits_mlp"), names)
+    assert len(names["runs"]) == 1
+    exec(second, names)
+    assert names["loss"].item() == pytest.approx(np.log(3))
+
+
+def test_the_study_that_the_readme_shows_is_the_real_one():
+    shown = [code for code in blocks() if code.startswith(("def runs(", "UNCHANGED = "))]
+    assert len(shown) == 2
+    source = (README.parent / "lsexp/studies/eps.py").read_text()
+    assert all(code in source for code in shown)

@@ -33,14 +33,14 @@ def row_of(name, eps):
 
     hard, smoothed = (pm(one(at, "accuracy"), 1, 100) for at in (0, eps))
     temperature = one(0, "temperature", "fitted", "val").value
-    ece = f"{pm(one(0, 'ece'), 3)} → {pm(one(0, 'ece', 'fitted'), 3)} (T {temperature:.2f})"
-    ece += f" → {pm(one(eps, 'ece'), 3)}"
+    ece = f"{pm(one(0, 'ece'), 3)} → {pm(one(eps, 'ece'), 3)}"
+    scaled = f"{pm(one(0, 'ece', 'fitted'), 3)} (T {temperature:.2f})"
     [device] = {f"{r.device} ({r.cpu_class}), {r.precision}" for r in runs.itertuples()}
     [work] = {f"{r.steps:,} steps on {r.images:,} images" for r in runs.itertuples()}
     minutes = f"{runs.seconds.median() / 60:.3g} min a run of {runs.threads.max()} thread"
     commits = ", ".join(f"`{commit}`" for commit in sorted({c[:7] for c in runs.commit}))
     return (
-        f"| {hard} → {smoothed} (eps {eps:g}) | {ece} | {runs.seed.nunique()} | "
+        f"| {hard} → {smoothed} (eps {eps:g}) | {ece} | {scaled} | {runs.seed.nunique()} | "
         f"{work}, {minutes}, {device} | {commits} |"
     )
 
@@ -54,14 +54,46 @@ def test_the_table_at_the_beginning(name, eps):
     assert row in README, row
 
 
+def findings(pattern):
+    files = sorted((ROOT / "results").glob(f"{pattern}/findings.csv"))
+    assert files, pattern
+    return pd.concat([pd.read_csv(path) for path in files])
+
+
+def test_verdicts():
+    digits = findings("digits/*/*").verdict.value_counts()
+    told = ("supported", "contradicted", "inconclusive", "not tested")
+    said = f"{digits.iloc[0]} claims are supported, "
+    said += ", ".join(f"{digits[verdict]} {verdict}" for verdict in told[1:])
+    assert said in README, said
+    students = findings("digits/distillation/*")
+    assert set(students.verdict) == {"inconclusive"}
+    assert len(students) == 3
+    alexnet = [*findings("projections/cifar10_alexnet-cpu").itertuples()]
+    information = findings("information/cifar10_alexnet-cpu")
+    alexnet += information[information["where"] == "Figure 6"].itertuples()
+    assert [row.verdict for row in alexnet] == ["supported"] * 9
+
+
+def test_the_grid_of_teachers_and_temperatures():
+    [path] = (ROOT / "results/digits/distillation").glob("*/grid.csv")
+    grid = pd.read_csv(path)
+    rows = {row.temperature: row for row in grid[grid.eps == 0.15].itertuples()}
+    for temperature, digits in ((1, 2), (2, 2), (3, 1), (4, 0)):
+        row = rows[temperature]
+        value, low, high = (f"{100 * one:.{digits}f}" for one in (row.value, row.low, row.high))
+        assert f"{value} points [{low}, {high}]" in README or f"{value} [{low}, {high}]" in README
+
+
 def test_every_folder_is_in_the_list():
     """results/README.md says of each what command made it; each says what was run."""
     listed = set(re.findall(r"^\| `([^`]+?)/?` \|", (ROOT / "results/README.md").read_text(), re.M))
     folders = {
         str(path.relative_to(ROOT / "results").parent)
-        for path in (ROOT / "results").glob("*/*/findings.csv")
+        for path in (ROOT / "results").rglob("findings.csv")
     }
-    assert folders <= listed
+    top = {"digits" if folder.startswith("digits/") else folder for folder in folders}
+    assert top | {"bench"} == listed
     for folder in folders:
         runs = pd.read_csv(ROOT / "results" / folder / "runs.csv")
         done = runs[runs.status == "finished"]
