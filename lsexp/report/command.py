@@ -20,7 +20,7 @@ from lsexp.text import say
 HELP = """\
 lsexp report [STUDY ...] [key=value ...]: what has been swept, as one page; trains nothing
 
-  lsexp report                          every study of every sweep: the newest of each kind
+  lsexp report                          every study of every sweep, those of one kind together
   lsexp report calibration projections  these studies
   lsexp report recipe=mnist_mlp         of these recipes, with commas between several
 
@@ -61,7 +61,7 @@ def run(words: list[str]) -> int:
             keys[name] = value
     runs_dir = runs_folder(keys.get("runs_dir"))
     recipes = list(dict.fromkeys(keys["recipe"].split(","))) if "recipe" in keys else []
-    found, left = manifests(runs_dir, chosen, recipes)
+    found = manifests(runs_dir, chosen, recipes)
     if not found:
         of = f" of {', '.join([*chosen, *recipes])}" if chosen or recipes else ""
         raise UserError(
@@ -82,11 +82,6 @@ def run(words: list[str]) -> int:
         except UserError as error:
             say(f"lsexp: left out: {error}")
             drawn.append((study, manifest, error))
-    for study, manifest in left:
-        command_of = shlex.join(["lsexp", "sweep", manifest.study, *manifest.where(words).words])
-        why = f"{study} of `{command_of}`: of its kind a sweep of which more is finished is drawn"
-        say(f"lsexp: left out: {why}")
-        drawn.append((study, manifest, UserError(why)))
     folder = folder_of(output.folder, [one for one in (*chosen, *recipes) if one in told])
     print(*write(drawn, folder, command), sep="\n")
     return 0

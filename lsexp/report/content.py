@@ -18,7 +18,7 @@ from lsexp import compose, studies
 from lsexp.errors import UserError
 from lsexp.figures import STYLE
 from lsexp.studies import Claim, Finding, Result, Row
-from lsexp.sweep.manifest import Manifest, all_with_runs
+from lsexp.sweep.manifest import Manifest, all_with_runs, together
 from lsexp.sweep.show import completing, estimate_of, name_of
 from lsexp.sweep.work import label
 from lsexp.text import plural, user_path
@@ -109,15 +109,14 @@ class Section:
 
 def manifests(
     runs_dir: Path, chosen: Sequence[str], recipes: Sequence[str]
-) -> tuple[list[tuple[str, Manifest]], list[tuple[str, Manifest]]]:
-    """Sweeps to report: of each study, in the order of the paper, of each kind the one of which
-    most is finished, the newest of equals; and the others that have runs which this has not.
+) -> list[tuple[str, Manifest]]:
+    """Sweeps to report: of each study, in the order of the paper, those of each kind together.
 
     Args:
         chosen: names of studies; none: all.
         recipes: only of these, or of what teaches or learns from these; none: of all.
     """
-    found, left = [], []
+    found = []
     for name in studies.ordered():
         if chosen and name not in chosen:
             continue
@@ -128,18 +127,8 @@ def manifests(
             of = [part.chosen["recipe"] for part in manifest.parts]
             if (not wanted or wanted & set(of)) and all(part.runs for part in manifest.parts):
                 kinds.setdefault(name_of(module, manifest, of), []).append(manifest)
-        for alike in kinds.values():
-            best = max(alike, key=lambda one: len(_finished(runs_dir, one)))
-            found.append((name, best))
-            has = _finished(runs_dir, best)
-            left += [(name, one) for one in alike if not _finished(runs_dir, one) <= has]
-    return found, left
-
-
-def _finished(runs_dir: Path, manifest: Manifest) -> set[str]:
-    """Names of the runs of a sweep that are."""
-    names = {run["name"] for part in manifest.parts for run in part.runs}
-    return {name for name in names if (runs_dir / name / "metrics.json").is_file()}
+        found += [(name, together(alike)) for alike in kinds.values()]
+    return found
 
 
 def section(study: str, manifest: Manifest, results: Sequence[Result], taken: set[str]) -> Section:
@@ -188,7 +177,12 @@ def left_out(manifest: Manifest, results: Sequence[Result]) -> list[str]:
 
 
 def _command(study: str, manifest: Manifest) -> str:
-    """What draws a study again: its own sweep, or a plot from the sweep that it shares."""
+    """What draws a study again: its own sweep, or a plot from the sweep that it shares; a line for
+    each sweep whose runs are drawn together."""
+    return "\n".join(dict.fromkeys(_of_one(study, one) for one in manifest.sweeps()))
+
+
+def _of_one(study: str, manifest: Manifest) -> str:
     if study == manifest.study:
         return shlex.join(["lsexp", "sweep", study, *manifest.words])
     theirs = {item.name for item in fields(studies.study(manifest.study, "").Config)}
@@ -235,7 +229,8 @@ def _of_recipe(result: Result, manifest: Manifest, where: list[str]) -> OfRecipe
     if left:
         names = ", ".join(_name(row) for row in left[:6])
         status = {row["status"] for row in left}
-        remedy = f"{completing(manifest, retry='failed' in status)} trains them"
+        of = [row["run"] for row in left]
+        remedy = f"{completing(manifest, retry='failed' in status, names=of)} trains them"
         if status & {"damaged", "stale"}:
             remedy += ", those that are damaged or stale after lsexp runs rm"
         missing = f"{len(left)} of {plural(len(runs), 'run')} missing: {names}"

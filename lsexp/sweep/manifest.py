@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,15 @@ class Part:
 
 @dataclass
 class Manifest:
-    """What a sweep was asked for: `words`, which gave one part, or with rows= several."""
+    """What a sweep was asked for: `words`, which gave one part, or with rows= several.
+
+    of: the sweeps whose runs these are together, if there are several; not written.
+    """
 
     study: str
     words: list[str]
     parts: list[Part]
+    of: list[Manifest] = field(default_factory=list)
 
     def path(self, runs_dir: Path) -> Path:
         runs = [part.runs for part in self.parts]
@@ -54,12 +58,44 @@ class Manifest:
         folders = [w for w in words if w.partition("=")[0] in ("runs_dir", "data_dir")]
         names = {word.partition("=")[0] for word in folders}
         kept = [word for word in self.words if word.partition("=")[0] not in names]
-        return replace(self, words=[*kept, *folders])
+        return replace(self, words=[*kept, *folders], of=[one.where(words) for one in self.of])
+
+    def sweeps(self) -> list[Manifest]:
+        """Those whose runs these are."""
+        return self.of or [self]
+
+    def names(self) -> set[str]:
+        """Names of all runs."""
+        return {run["name"] for part in self.parts for run in part.runs}
 
     def write(self, runs_dir: Path) -> None:
         path = self.path(runs_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps({**asdict(self), "time": time.time()}, indent=1))
+        whole = asdict(self) | {"time": time.time()}
+        del whole["of"]
+        replace_file(path, json.dumps(whole, indent=1))
+
+
+def together(sweeps: Sequence[Manifest]) -> Manifest:
+    """Sweeps of one study, which differ only in the lists of numbers that they were asked for, as
+    one: every list has what any of them has.
+
+    Args:
+        sweeps: the latest first; with the same recipes.
+    """
+    first, *others = sweeps
+    if not others:
+        return first
+    parts = []
+    for alike in zip(*(one.parts for one in sweeps), strict=True):
+        keys = dict(alike[0].keys)
+        for name, value in keys.items():
+            values = [part.keys[name] for part in alike]
+            if value is not None and any(one != value for one in values):
+                keys[name] = sorted({number for one in values for number in one})
+        runs = {run["name"]: run for part in reversed(alike) for run in part.runs}
+        parts.append(replace(alike[0], keys=keys, runs=[*runs.values()]))
+    return replace(first, parts=parts, of=[*sweeps])
 
 
 def newest_manifest(study: str, runs_dir: Path) -> Manifest | None:

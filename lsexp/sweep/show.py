@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -136,10 +136,17 @@ def _for_path(words: Sequence[str]) -> str:
     return "".join(found)
 
 
-def completing(manifest: Manifest, *, retry: bool) -> str:
-    """The command that trains what is missing."""
+def completing(manifest: Manifest, *, retry: bool, names: Collection[str] = ()) -> str:
+    """The command that trains what is missing; several, where its runs are of several sweeps.
+
+    names: of the runs that are missing; none: any may be.
+    """
     again = ["retry_failed=true"] if retry else []
-    return shlex.join(["lsexp", "sweep", manifest.study, *manifest.words, *again])
+    return "; ".join(
+        shlex.join(["lsexp", "sweep", one.study, *one.words, *again])
+        for one in manifest.sweeps()
+        if not names or one.names() & {*names}
+    )
 
 
 def tell(
@@ -199,11 +206,12 @@ def _analyzed(
     if missing:
         retry = any(one.entry.status == "failed" for one in missing)
         of = f" of {part.chosen['recipe']}" if len(manifest.parts) > 1 else ""
+        names = [one.entry.name for one in missing]
+        remedy = completing(manifest, retry=retry, names=names)
         say(
             f"{len(missing)} of {plural(len(trained), 'run')}{of} missing "
             f"({', '.join(label(one.keys) for one in missing[:4])}"
-            f"{', ...' if len(missing) > 4 else ''}); `{completing(manifest, retry=retry)}` "
-            f"completes them"
+            f"{', ...' if len(missing) > 4 else ''}); `{remedy}` completes them"
         )
     if len(missing) == len(trained):
         return None
