@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint venv clean results-digits
+.PHONY: demo test lint venv clean results results-digits
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -26,9 +26,13 @@ lint: .venv/.installed-dev
 
 venv: .venv/.installed-dev
 
-# All studies on the embedded digits, as results/ has them: some 20 minutes on two cores.
-results-digits: .venv/.installed
-	LSEXP_OUT_DIR=results/digits $(BIN)/lsexp reproduce grid=full students=true seeds=10
+# What results/ holds, set by set (SETS=mnist): from minutes to days, in as many goes as it takes.
+results: .venv/.installed
+	$(BIN)/python scripts/results.py $(SETS)
+
+# All studies on the embedded digits: some 20 minutes on two cores.
+results-digits:
+	@$(MAKE) results SETS=digits
 
 clean:
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

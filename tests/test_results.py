@@ -1,10 +1,13 @@
-"""The numbers of the README are those of results/."""
+"""The numbers of the README are those of results/, and how results/ is made."""
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from lsexp.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = " ".join((ROOT / "README.md").read_text().split())
@@ -104,3 +107,42 @@ def test_every_folder_is_in_the_list():
 def test_pictures_of_the_readme_are_there():
     for path in re.findall(r'(?:\]\(|src=")(results/[^)"]+)', README):
         assert (ROOT / path).exists(), path
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """scripts/results.py, which writes to tmp_path."""
+    spec = importlib.util.spec_from_file_location("results", ROOT / "scripts/results.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("LSEXP_RUNS_DIR", str(tmp_path / "runs"))
+    return module
+
+
+def test_a_set_is_made_goes_on_and_is_logged(script, tmp_path, monkeypatch, capfd):
+    sweep = "sweep eps budget=smoke eps=0 seeds=1 workers=1"
+    monkeypatch.setattr(script, "SETS", {"some": ["plot eps", sweep, "report"], "other": [sweep]})
+    assert script.main(["some", "--plan"]) == 0
+    log = tmp_path / "runs/results.log"
+    assert "some: sweep eps, 1 run: 0 finished, 1 to do" in log.read_text()
+    assert not (tmp_path / "results").exists()
+    assert script.main(["some"]) == 1  # of the first nothing could be drawn, the others are made
+    assert (tmp_path / "results/some/eps/digits_mlp-smoke/eps.csv").exists()
+    assert (tmp_path / "results/some/report/report.html").exists()
+    assert script.main(["some"]) == 0
+    lines = log.read_text().splitlines()
+    assert "some 1/3 ended with 1 after " in "".join(lines)
+    assert any("1 run: 1 finished, 0 to do" in line for line in lines)
+    assert " some 3/3 ended with 0 after " in lines[-1]
+    assert script.main(["sme"]) == 2
+    assert "sme: no such set; some, other are" in capfd.readouterr().err
+
+
+def test_what_is_to_be_run_is_understood(script, capsys):
+    for commands in script.SETS.values():
+        for command in commands:
+            verb, *words = command.split()
+            if verb != "report":
+                assert main([verb, *words, "--cfg", "job"]) == 0, command
+    capsys.readouterr()
