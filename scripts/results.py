@@ -28,7 +28,11 @@ MNIST = "recipe=mnist_mlp budget=paper"
 THIN = "recipe=cifar100_resnet56_thin"
 ALEXNET = "recipe=cifar10_alexnet artifacts.snapshots=17"
 SETS = {
-    "digits": ["reproduce grid=full students=true seeds=10"],
+    "digits": [
+        "reproduce grid=full students=true seeds=10",
+        "sweep distillation grid=full seeds=10 loss.student_temperature=tied loss.t_squared=true",
+        "report",
+    ],
     "mnist": [
         f"sweep information {MNIST} eps=0,0.1 seeds=5",
         f"sweep eps {MNIST} eps=0,0.05,0.1 seeds=10",
