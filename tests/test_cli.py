@@ -214,6 +214,8 @@ def test_own_images_in_an_npz(capsys, tmp_path):
     assert code == 0, err
     assert out[-1].startswith("runs/three_colours-mlp-eps0-seed0-")
     assert "48 train, 12 val, 9 test, 3 classes" in err
+    made = "recipe   digits_mlp, budget smoke: made for digits, its rate and schedule too; recipe= "
+    assert made in err
 
 
 def test_own_recipes(capsys, tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lsexp import compose
 from lsexp.config import (
     CustomConfig,
     DistillationConfig,
@@ -253,7 +254,8 @@ def describe_training(plan: Plan) -> str:
     batch, images = config.train.batch_size, len(plan.splits.train)
     return "\n".join(
         [
-            f"recipe   {plan.chosen.get('recipe')}, budget {plan.chosen.get('budget')}",
+            f"recipe   {plan.chosen.get('recipe')}, budget {plan.chosen.get('budget')}"
+            f"{_made_for_others(plan)}",
             f"data     {plan.dataset.name}: {images:,} train, {len(plan.splits.val):,} val, "
             f"{len(plan.dataset.arrays.test_labels):,} test, {plan.dataset.num_classes} classes",
             f"train    {config.train.steps:,} steps of {batch} = "
@@ -261,6 +263,16 @@ def describe_training(plan: Plan) -> str:
             f"{config.device} ({cpu_class()}), threads={config.threads}",
         ]
     )
+
+
+def _made_for_others(plan: Plan) -> str:
+    """What to say where nothing but the data was chosen: the rate and schedule are the digits'."""
+    data, recipes = plan.dataset.name, compose.options("recipe", None)
+    theirs = [name for name in recipes if name.startswith(f"{data}_") and "distill" not in name]
+    if plan.chosen.get("recipe") != "digits_mlp" or data == "digits":
+        return ""
+    others = f"recipe={theirs[0]} has those for {data}" if theirs else "recipe= chooses others"
+    return f": made for digits, its rate and schedule too; {others}"
 
 
 def describe_state(plan: Plan) -> str:
