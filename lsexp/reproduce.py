@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -11,6 +12,7 @@ from lsexp import compose, studies
 from lsexp.config import DistillationConfig, LossConfig, SweepConfig, walk
 from lsexp.errors import UserError, unknown
 from lsexp.report.command import folder_of, write
+from lsexp.studies._teaching import STUDENTS
 from lsexp.sweep.asked import PARTNERS, ask
 from lsexp.sweep.command import Found, Job, carry_out
 from lsexp.sweep.show import Output
@@ -27,8 +29,14 @@ lsexp reproduce [STUDY ...] [key=value ...]: train, measure and draw every study
 Keys of `lsexp sweep STUDY` go to every study that has them, STUDY.KEY=VALUE to one. Keys of
 `lsexp train` are of the recipe's networks, which are the teachers of distillation; train.* and
 optim.* are of their students too. A run that several studies need is trained once. Stopped in the
-middle, the same command goes on.
+middle, the same command goes on. `lsexp sweep --help` lists the studies, `lsexp sweep STUDY --help`
+the keys of one.
 """
+TEACHERS_OF = {
+    student: [name for name, its in STUDENTS.items() if its == student]
+    for student in STUDENTS.values()
+}
+"""Recipe of students to those of their teachers."""
 OF_ALL_RUNS, OF_A_NETWORK = ("train", "optim"), ("model", "augment")
 """Sections of keys that students share with their teachers, and that they do not."""
 
@@ -43,6 +51,7 @@ def run(words: list[str]) -> int:
     chosen, typed = _names(typed)
     names = chosen or studies.ordered()
     _check(typed, names)
+    _check_recipe(typed, names)
     jobs = []
     for name in names:
         module = studies.study(name, "lsexp reproduce")
@@ -50,8 +59,10 @@ def run(words: list[str]) -> int:
         try:
             asked = ask(name, module, own)
         except UserError as error:
+            key = str(error).partition("=")[0].partition(":")[0].removeprefix("study.")
             hint = f"; {name}.KEY=VALUE sets a key for it alone, names of studies choose others"
-            raise UserError(f"{name}: {error}{'' if chosen else hint}") from error
+            its_own = key in {*_keys_of(name), "augment"} and not chosen
+            raise UserError(f"{name}: {error}{hint if its_own else ''}") from error
         if asked:  # else it was printed, by --cfg
             jobs.append(Job(name, module, own, asked, named=name in chosen))
     if not jobs:
@@ -91,19 +102,37 @@ def _check(words: Sequence[str], names: Sequence[str]) -> None:
     kinds = {getattr(studies.study(name, ""), "PARTNER", None) for name in names}
     for word in words:
         name, equals, _ = word.partition("=")
-        group = name.partition(".")[0]
+        group, dot, _ = name.partition(".")
         if not equals or name.startswith("-"):
             continue
         if name in ("rows", "logits"):
             raise UserError(f"{word}: goes with one study, `lsexp sweep STUDY {word}`")
-        if group in studies.names():
+        if dot and group in studies.names():
             if group not in names:
                 raise UserError(f"{word}: {group} is not among the studies that are asked for")
         elif group in PARTNERS and "." in name:
             if group not in kinds:
                 raise UserError(f"{word}: none of {', '.join(names)} has {group}s of its own")
+        elif (
+            dot
+            and (close := difflib.get_close_matches(group, studies.names(), n=1))
+            and (name not in known and group not in (*compose.GROUPS, "optim"))
+        ):
+            raise UserError(f"{word}: no such study; did you mean {close[0]}.?")
         elif name not in known and group not in (*compose.GROUPS, "optim"):
             raise unknown(word, "key", known, "lsexp reproduce --help")
+
+
+def _check_recipe(words: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse the recipe of students where networks are asked for that nobody teaches."""
+    kinds = {getattr(studies.study(name, ""), "PARTNER", None) for name in names}
+    for word in words:
+        teachers = TEACHERS_OF.get(word.removeprefix("recipe="), [])
+        if word.startswith("recipe=") and teachers and kinds != {"teacher"}:
+            raise UserError(
+                f"{word}: its networks are students, which `lsexp reproduce distillation {word}` "
+                f"trains; {', '.join(f'recipe={one}' for one in teachers)} of their teachers"
+            )
 
 
 def _words_of(name: str, module: Any, words: Sequence[str]) -> list[str]:

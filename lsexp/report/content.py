@@ -127,7 +127,7 @@ def manifests(
             of = [part.chosen["recipe"] for part in manifest.parts]
             if (not wanted or wanted & set(of)) and all(part.runs for part in manifest.parts):
                 kinds.setdefault(name_of(module, manifest, of), []).append(manifest)
-        found += [(name, together(alike)) for alike in kinds.values()]
+        found += [(name, together(name, alike)) for alike in kinds.values()]
     return found
 
 
@@ -147,20 +147,21 @@ def section(study: str, manifest: Manifest, results: Sequence[Result], taken: se
     where = _own_recipes(manifest.words)
     found.recipes = [_of_recipe(result, manifest, where) for result in results]
     config = module.Config(**manifest.parts[0].keys)
-    for figure_name, figure in module.draw(config, results).items():
+    for number, (figure_name, figure) in enumerate(module.draw(config, results).items()):
         what = figure_name.replace("_", " ")
-        title = f"{module.HELP} ({what}). {_alternative(found.recipes)}"
+        title = f"{module.HELP} ({what}). {_alternative(found.recipes, findings=number == 0)}"
         reading = module.READING.get(figure_name, "")
         svg = _svg(figure, f"{anchor}-{figure_name}")
         found.figures.append(Drawn(f"{anchor}-{figure_name}", svg, title, reading))
     return found
 
 
-def _alternative(recipes: Sequence[OfRecipe]) -> str:
-    """What figures show, for those who do not see them: whose they are, and what was found."""
+def _alternative(recipes: Sequence[OfRecipe], *, findings: bool) -> str:
+    """What a figure shows, for those who do not see it: whose it is, and what was found."""
     lines = []
     for part in recipes:
-        said = [f"{one.text}: {one.verdict}, {one.estimate}" for one in part.claims]
+        claims = part.claims if findings else []
+        said = [f"{one.text}: {one.verdict}, {one.estimate}" for one in claims]
         lines.append(". ".join([part.title, *said]))
     return ". ".join(lines)
 
@@ -238,8 +239,8 @@ def _of_recipe(result: Result, manifest: Manifest, where: list[str]) -> OfRecipe
     return OfRecipe(
         result.recipe,
         result.title,
-        _about(result.recipe, where),
-        Table(header, rows),
+        "" if _of_another(manifest.words) else _about(result.recipe, where),
+        _without_empty(Table(header, rows)),
         result.notes,
         [_judged(one) for one in result.findings],
         _ran(runs),
@@ -247,6 +248,17 @@ def _of_recipe(result: Result, manifest: Manifest, where: list[str]) -> OfRecipe
         missing,
         result.papers,
     )
+
+
+def _of_another(words: Sequence[str]) -> bool:
+    """Whether data or network were typed: what the recipe's file says of them is not so then."""
+    return any(re.match(r"(data|model)[.=]", word) for word in words)
+
+
+def _without_empty(table: Table) -> Table:
+    """The table without columns in which nothing stands."""
+    kept = [k for k, name in enumerate(table.header) if any(row[k] for row in table.rows)]
+    return Table([table.header[k] for k in kept], [[row[k] for k in kept] for row in table.rows])
 
 
 KEYS = ("role", "eps", "temperature", "step", "seed")

@@ -230,9 +230,12 @@ def seeds_cell(trained: Sequence[Trained], eps: float) -> str:
 def title_of(recipe: str, done: Sequence[Trained]) -> str:
     """What was really trained, for a figure: keys that were typed may change a recipe's budget."""
     config, images = done[0].entry.config, done[0].entry.metrics["train"].get("images")
-    steps = config.get("train.steps")
+    steps, data = config.get("train.steps"), str(config.get("data.name", ""))
     length = f" ({steps:,} steps, {images:,} images)" if steps and images else ""
-    return f"{recipe}, budget {config['budget']}{length}"
+    if data in ("npz", "imagefolder"):  # what it is called stands in the name of the run
+        data = done[0].entry.name.partition("-")[0]
+    on = "" if recipe.startswith(data) else f" on {data}"
+    return f"{recipe}{on}, budget {config['budget']}{length}"
 
 
 def run_row(one: Trained, **more: Any) -> Row:

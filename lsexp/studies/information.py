@@ -686,9 +686,10 @@ def _draw_limits(axis: Any, result: Result, *, most: bool) -> None:
     axis.annotate("log 2", (1, np.log(2)), xycoords=("axes fraction", "data"), fontsize=7)
     if most:
         count = result.tables["information"][0]["examples"]
-        axis.axhline(np.log(count), color="0.5", linewidth=0.8, linestyle=":")
-        place = (1, np.log(count))
-        axis.annotate(f"log {count}", place, xycoords=("axes fraction", "data"), fontsize=7)
+        # A line that far up would make all curves one.
+        label = f"at most log {count} = {np.log(count):.2f}"
+        axis.annotate(label, (0.02, 0.97), xycoords="axes fraction", fontsize=6, va="top")
+        axis.set_ylim(top=axis.get_ylim()[1] + 0.1 * np.ptp(axis.get_ylim()))
 
 
 def _draw_panel(axis: Any, rows: Sequence[Row], names: Sequence[str]) -> None:

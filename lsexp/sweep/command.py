@@ -105,6 +105,10 @@ def carry_out(
     command = ["lsexp", verb, *words]
     first = jobs[0].asked[0]
     base, count = first.base, sum(len(row.runs) for job in jobs for row in job.asked)
+    runs_dir = runs_folder(base.runs_dir)
+    nearest = next(path for path in (runs_dir, *runs_dir.parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"runs_dir={runs_dir}: {nearest} is no folder")
     workers, threads = workers_for(first.config, base, count)
     with contextlib.ExitStack() as stack:
         pool = None
@@ -119,7 +123,6 @@ def carry_out(
         if dry_run:
             return 0
         manifests = [job.manifest(planned) for job, planned in zip(jobs, rows, strict=True)]
-        runs_dir = whole[0].plan.folder.path.parent
         for manifest in manifests:
             manifest.write(runs_dir)
         errors, stopped = left.errors, ""

@@ -76,9 +76,9 @@ class Manifest:
         replace_file(path, json.dumps(whole, indent=1))
 
 
-def together(sweeps: Sequence[Manifest]) -> Manifest:
-    """Sweeps of one study, which differ only in the lists of numbers that they were asked for, as
-    one: every list has what any of them has.
+def together(study: str, sweeps: Sequence[Manifest]) -> Manifest:
+    """Sweeps of a study (or of its kin) as one, which differ only in the lists of numbers that they
+    were asked for: every list has what any of them has.
 
     Args:
         sweeps: the latest first; with the same recipes.
@@ -86,6 +86,11 @@ def together(sweeps: Sequence[Manifest]) -> Manifest:
     first, *others = sweeps
     if not others:
         return first
+    # Whose runs others have all too need no command of their own.
+    whole: list[Manifest] = []
+    for one in sorted(sweeps, key=lambda one: (-len(one.names()), one.study != study)):
+        if not one.names() <= {name for other in whole for name in other.names()}:
+            whole.append(one)
     parts = []
     for alike in zip(*(one.parts for one in sweeps), strict=True):
         keys = dict(alike[0].keys)
@@ -95,7 +100,7 @@ def together(sweeps: Sequence[Manifest]) -> Manifest:
                 keys[name] = sorted({number for one in values for number in one})
         runs = {run["name"]: run for part in reversed(alike) for run in part.runs}
         parts.append(replace(alike[0], keys=keys, runs=[*runs.values()]))
-    return replace(first, parts=parts, of=[*sweeps])
+    return replace(first, parts=parts, of=whole)
 
 
 def newest_manifest(study: str, runs_dir: Path) -> Manifest | None:

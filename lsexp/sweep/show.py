@@ -17,7 +17,7 @@ from lsexp.errors import UserError
 from lsexp.figures import FORMATS, write_figure, write_table
 from lsexp.measure import measure
 from lsexp.runs.catalog import Entry, read_run
-from lsexp.runs.store import snapshot_path
+from lsexp.runs.store import RunFolder, snapshot_path
 from lsexp.studies import Finding, Result, Trained
 from lsexp.sweep.manifest import Manifest, Part
 from lsexp.sweep.work import label
@@ -198,10 +198,16 @@ def _analyzed(
     """
     trained = [Trained(run["keys"], _entry(runs_dir / run["name"])) for run in part.runs]
     for one in trained:
+        what = one.entry.status
+        if one.finished:
+            try:
+                RunFolder(one.entry.path).verified_metrics()
+            except UserError as error:
+                one.entry.status, what = "damaged", str(error)
         if one.entry.status in ("damaged", "stale"):
             name = one.entry.name
             remedy = f"`lsexp runs rm {name}`, and it is trained again"
-            say(f"{name}: {one.entry.status}, left out; {remedy}")
+            say(f"{study}: {name}: {what}, left out; {remedy}")
     missing = [one for one in trained if not one.finished]
     if missing:
         retry = any(one.entry.status == "failed" for one in missing)
@@ -209,7 +215,7 @@ def _analyzed(
         names = [one.entry.name for one in missing]
         remedy = completing(manifest, retry=retry, names=names)
         say(
-            f"{len(missing)} of {plural(len(trained), 'run')}{of} missing "
+            f"{study}: {len(missing)} of {plural(len(trained), 'run')}{of} missing "
             f"({', '.join(label(one.keys) for one in missing[:4])}"
             f"{', ...' if len(missing) > 4 else ''}); `{remedy}` completes them"
         )

@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from support import lsexp, names
 
@@ -236,6 +237,16 @@ def test_a_report_of_one_sweep_has_the_studies_of_its_runs_and_what_is_missing(f
             "teacher.optim.lr=1: none of eps has",
         ),
         (["reproduce", "eps", "information.eps=0"], "information.eps=0: information is not among"),
+        (
+            ["reproduce", "informtion.eps=0"],
+            "informtion.eps=0: no such study; did you mean infor",
+        ),
+        (
+            ["reproduce", "eps", "recipe=mnist_toy"],
+            "recipe=mnist_toy: its networks are students, which `lsexp reproduce distillation "
+            "recipe=mnist_toy` trains; recipe=mnist_toy_teacher of their teachers",
+        ),
+        (["reproduce", "budget=smok"], "eps: budget=smok: must be one of"),
         (["reproduce", "protocol=halves"], "protocol=halves: must be draws or paper"),
         (["reproduce", "eps=0.05,0.1"], "eps=0.05,0.1: must have 0, the hard teacher"),
         (["reproduce", "out_dir=/dev/null/x"], "out_dir=/dev/null/x: /dev/null is no folder that"),
@@ -265,6 +276,34 @@ def reproduce_plan(monkeypatch, capsys, cwd, *words):
     monkeypatch.setattr("lsexp.reproduce.Job", lambda *args, **more: planned(Job(*args, **more)))
     assert main(["reproduce", *words, "--dry-run"]) == 0
     return found, capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_study_may_be_called_as_a_key(tmp_path, monkeypatch, capsys):
+    words = ["calibration", "eps=0,0.2", "seeds=1"]
+    found, said = reproduce_plan(monkeypatch, capsys, tmp_path, *words)
+    assert [config.loss.eps for config in found["calibration", None]] == [0.0, 0.2]
+    assert "reproduce calibration, 2 runs" in said
+
+
+def test_runs_cannot_go_below_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["reproduce", "eps", "runs_dir=file/runs", "--dry-run"]) == 2
+    assert capsys.readouterr().err == "lsexp: runs_dir=file/runs: file is no folder\n"
+
+
+def test_own_data_are_not_said_to_be_the_recipes(tmp_path):
+    rng = np.random.default_rng(0)
+    split = {"x": rng.integers(0, 255, (80, 8, 8), dtype=np.uint8), "y": np.arange(80) % 3}
+    arrays = {f"{name}_{part}": split[name] for name in "xy" for part in ("train", "test")}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    words = ["data=npz", "data.path=mine.npz", "budget=smoke", "eps=0", "seeds=1", "workers=1"]
+    done = lsexp("sweep", "eps", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert lsexp("report", "eps", cwd=tmp_path).returncode == 0
+    text = parsed((tmp_path / "out/report-eps/report.html").read_text())[1]
+    assert "digits_mlp on mine, budget smoke" in text
+    assert "scikit-learn" not in text
 
 
 def test_words_are_of_the_networks_of_the_recipe(tmp_path, monkeypatch, capsys):
@@ -323,7 +362,8 @@ def test_sweeps_of_one_kind_are_reported_together(fewer, tmp_path):
     missing = "1 of 3 runs missing: eps=0 seed=7; lsexp sweep eps budget=smoke eps=0 seeds=7, "
     assert missing in page
     commands = re.findall(r"^`(lsexp .*)`$", page, re.MULTILINE)
-    assert commands == [f"lsexp sweep eps budget=smoke {one} workers=1" for one in own[::-1]]
+    # The second has nothing that the first has not.
+    assert commands == [f"lsexp sweep eps budget=smoke {own[k]} workers=1" for k in (0, 2)]
 
 
 def test_what_cannot_be_read_or_drawn_does_not_end_a_report(fewer, tmp_path):
@@ -388,7 +428,11 @@ def stale(run):
     (run / "metrics.json").write_text(json.dumps(metrics))
 
 
-@pytest.mark.parametrize("spoil", [failed, damaged, stale])
+def changed(run):
+    (run / "outputs.safetensors").write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [failed, damaged, stale, changed])
 def test_runs_that_are_no_good_are_left_out_and_told(reproduced, tmp_path, spoil):
     runs = shutil.copytree(reproduced[0] / "runs", tmp_path / "runs")
     run = smoothed(runs)
@@ -398,22 +442,11 @@ def test_runs_that_are_no_good_are_left_out_and_told(reproduced, tmp_path, spoil
     assert "1 of 2 runs missing" in done.stderr
     page = parsed((tmp_path / "out/report-eps/report.html").read_text())[1]
     [said] = re.findall(r"1 of 2 runs missing: eps=0.1 seed=0 \((\w+)\); (lsexp .{,300})", page)
-    assert said[0] == spoil.__name__
+    assert said[0] == ("damaged" if spoil is changed else spoil.__name__)
     assert ("retry_failed=true" in said[1]) == (spoil is failed)
     assert ("lsexp runs rm" in said[1]) == (spoil is not failed)
     assert re.search(r"\b0\.1 0\b", page)  # the row is there, of no seed
     assert "needs runs at eps 0 and 0.1" in page
-
-
-def test_a_run_whose_files_are_not_its_own_is_never_drawn(reproduced, tmp_path):
-    runs = shutil.copytree(reproduced[0] / "runs", tmp_path / "runs")
-    run = smoothed(runs)
-    (run / "outputs.safetensors").write_bytes(b"")
-    done = lsexp("report", "eps", "projections", cwd=tmp_path)
-    assert done.returncode == 1
-    assert f"runs/{run.name}/outputs.safetensors" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
 
 
 def test_rows_and_recipes_of_ones_own(tmp_path):
@@ -431,7 +464,7 @@ def test_rows_and_recipes_of_ones_own(tmp_path):
     page = (tmp_path / "out/report-eps/report.html").read_text()
     text = parsed(page)[1]
     assert "A narrow <one>. The paper has no such network." in text  # of the file, escaped
-    assert "mine, budget smoke (30 steps" in text
+    assert "mine on digits, budget smoke (30 steps" in text
     assert "digits_mlp, budget smoke (" in text
     [command] = re.findall(r"<pre><code>(.*?)</code></pre>", page)
     assert command == f"lsexp sweep eps {shlex.join(words)} workers=1"

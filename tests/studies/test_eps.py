@@ -294,7 +294,7 @@ def test_several_recipes_are_rows_of_one_figure():
     figure = drawn(first, second)
     assert len(figure.axes) == 6
     assert [axis.get_title(loc="left") for axis in figure.axes[::3]] == [
-        "digits_mlp, budget cpu (2 runs, 2 seeds)",
+        "digits_mlp on cifar10, budget cpu (2 runs, 2 seeds)",
         "cifar10_alexnet, budget cpu (1 run, 1 seed)",
     ]
 
