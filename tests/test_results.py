@@ -88,6 +88,23 @@ def test_the_grid_of_teachers_and_temperatures():
         assert f"{value} points [{low}, {high}]" in README or f"{value} [{low}, {high}]" in README
 
 
+def test_the_toy_and_the_students_of_snapshots():
+    toy = pd.read_csv(ROOT / "results/distillation/mnist_toy-cpu/toy.csv")
+    for row in toy.itertuples():
+        assert f"{pm(row, 2).replace('±', '+-')} %" in README or (
+            f"hard ones {pm(row, 2).replace('±', '+-')}" in README
+        )
+        assert f"{row.paper:.2f}" in README
+    [path] = (ROOT / "results/information").glob("mnist_mlp-paper-*")
+    students = pd.read_csv(path / "students.csv")
+    end = students[students.step == students.step.max()]
+    for row in end[end.metric == "test_accuracy"].itertuples():
+        assert pm(row, 2, 100).replace("±", "+-") in README
+    found = findings("information/mnist_mlp-paper-*").set_index("claim")
+    row = found.loc["students-miss-what-is-erased"]
+    assert f"+{100 * row.value:.2f} points [{100 * row.low:.2f}, {100 * row.high:.2f}]" in README
+
+
 def test_every_folder_is_in_the_list():
     """results/README.md says of each what command made it; each says what was run."""
     listed = set(re.findall(r"^\| `([^`]+?)/?` \|", (ROOT / "results/README.md").read_text(), re.M))
