@@ -19,7 +19,7 @@ from lsexp.errors import UserError
 from lsexp.figures import STYLE
 from lsexp.studies import Claim, Finding, Result, Row
 from lsexp.sweep.manifest import Manifest, all_with_runs, together
-from lsexp.sweep.show import completing, estimate_of, name_of
+from lsexp.sweep.show import completing, estimate_of, name_of, typed_of
 from lsexp.sweep.work import label
 from lsexp.text import plural, user_path
 
@@ -97,12 +97,14 @@ class Section:
     Attributes:
         anchor: its identifier on the page.
         command: what draws it.
+        typed: what sets its runs apart from those of the recipe, "" for nothing.
     """
 
     study: str
     title: str
     anchor: str
     command: str
+    typed: str
     figures: list[Drawn] = field(default_factory=list)
     recipes: list[OfRecipe] = field(default_factory=list)
 
@@ -143,7 +145,8 @@ def section(study: str, manifest: Manifest, results: Sequence[Result], taken: se
     names = itertools.chain([plain], (f"{plain}-{count}" for count in itertools.count(2)))
     anchor = next(one for one in names if one not in taken)
     taken.add(anchor)
-    found = Section(study, module.HELP, anchor, _command(study, manifest))
+    typed = " ".join(typed_of(manifest))
+    found = Section(study, module.HELP, anchor, _command(study, manifest), typed)
     where = _own_recipes(manifest.words)
     found.recipes = [_of_recipe(result, manifest, where) for result in results]
     config = module.Config(**manifest.parts[0].keys)
@@ -196,8 +199,12 @@ def _of_one(study: str, manifest: Manifest) -> str:
 
 
 def _own_recipes(words: Sequence[str]) -> list[str]:
-    """`--config-dir=FOLDER`, as it was typed, or nothing."""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    """`--config-dir=FOLDER`, as it was typed, or nothing.
+
+    >>> _own_recipes([]), _own_recipes(["eps=0", "--config-dir", "own"])
+    ([], ['--config-dir=own'])
+    """
+    for word, after in itertools.pairwise([*words, ""]):
         name, equals, folder = word.partition("=")
         if name in ("--config-dir", "-cd"):
             return [f"--config-dir={folder if equals else after}"]

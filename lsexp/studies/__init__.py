@@ -257,7 +257,13 @@ def run_row(one: Trained, **more: Any) -> Row:
         row[name] = provenance.get(name)
     git = provenance.get("git") or {}
     row["commit"] = f"{git['commit']}{' (dirty)' if git['dirty'] else ''}" if git else None
-    row["command"] = shlex.join(provenance["command"]) if provenance else None
+    # Folders are of the machine, not of the run.
+    words = [
+        word
+        for word in provenance.get("command", [])
+        if word.partition("=")[0] not in ("out_dir", "runs_dir", "data_dir")
+    ]
+    row["command"] = shlex.join(words) if provenance else None
     return row
 
 

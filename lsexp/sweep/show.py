@@ -101,7 +101,8 @@ def name_of(module: Any, manifest: Manifest, recipes: Sequence[str]) -> str:
     """The folder of a study's figures: recipes, budget, and what else makes others of it."""
     config = module.Config(**manifest.parts[0].keys)
     budget = manifest.parts[0].chosen["budget"]
-    return f"{'+'.join(recipes)}-{budget}{_typed(manifest)}{view_of(module, config)}"
+    typed = _for_path(typed_of(manifest))
+    return f"{'+'.join(recipes)}-{budget}{typed}{view_of(module, config)}"
 
 
 def view_of(module: Any, study: Any) -> str:
@@ -116,14 +117,14 @@ def view_of(module: Any, study: Any) -> str:
     return _for_path(words)
 
 
-def _typed(manifest: Manifest) -> str:
-    """Keys that were typed and make other runs, for the name of a folder."""
+def typed_of(manifest: Manifest) -> list[str]:
+    """Words that were typed and make other runs than the recipe's."""
     known = {item.name for item in fields(studies.study(manifest.study, "").Config)}
     aside = {name for name, item, _ in walk(SweepConfig()) if item.metadata.get("aside")}
     aside |= {"rows", "recipe", "budget", "--config-dir", "-cd"} | known
     aside -= {"data.name", "data.path"}
     words = [word for word in manifest.words if word.partition("=")[0] not in aside]
-    return _for_path([word for word in words if "=" in word and not word.startswith("-")])
+    return [word for word in words if "=" in word and not word.startswith("-")]
 
 
 def _for_path(words: Sequence[str]) -> str:

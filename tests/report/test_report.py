@@ -48,6 +48,7 @@ SECTION = Section(
     "Table 2: accuracy",
     "eps-mine",
     "lsexp sweep eps recipe=mine",
+    "optim.lr=2",
     [Drawn("eps-mine-eps", SVG, "Table 2. mine", "Read it so.")],
     [PART],
 )
@@ -100,6 +101,8 @@ def test_the_page_says_all_there_is():
         "Not drawn: of another",
         "lsexp sweep eps recipe=mine",
         "Read it so.",
+        "With optim.lr=2 .",
+        "mine optim.lr=2 +1 [+0.5",
     ):
         assert words in text
     assert 'aria-label="Table 2. mine"' in page
@@ -129,13 +132,15 @@ def test_what_is_shown_is_escaped():
         missing=BAD,
     )
     figure = SECTION.figures[0]._replace(alt='"><script>alert(1)</script>', reading=BAD)
-    section = replace(SECTION, title=BAD, command=BAD, figures=[figure], recipes=[part, part])
+    section = replace(
+        SECTION, title=BAD, command=BAD, typed=BAD, figures=[figure], recipes=[part, part]
+    )
     page = as_html([section], BAD)
     found, text = parsed(page)
     assert found.tags.count("script") == 1
     assert text.count("<script>alert(1)</script>") > 10
     markdown = as_markdown([section], BAD, [BAD])
-    assert markdown.count(f"`` {BAD} ``") == 2  # as code, which ends where it should
+    assert markdown.count(f"`` {BAD} ``") == 3  # as code, which ends where it should
     prose = markdown.replace(f"`` {BAD} ``", "")
     assert "<script>" not in prose
     for line in prose.splitlines():
