@@ -154,7 +154,7 @@ def test_signals_stop_within_seconds_and_nothing_is_lost(tmp_path, number):
 
 
 def test_two_at_once_train_it_once(tmp_path):
-    words = ["train", *TINY, "train.steps=20000"]
+    words = ["train", *TINY, "train.steps=8000"]
     both = [lsexp(*words, cwd=tmp_path, start=True) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said

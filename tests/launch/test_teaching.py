@@ -14,7 +14,7 @@ from lsexp.data.batches import Batches
 from lsexp.errors import UserError
 from lsexp.launch import teaching
 from lsexp.launch.local import execute
-from lsexp.losses import distillation
+from lsexp.losses import distillation_loss
 from lsexp.measure import Network, Views, measure
 from lsexp.runs.catalog import read_run
 from lsexp.runs.store import RunFolder, sha256_of
@@ -60,8 +60,13 @@ def test_a_step_is_that_of_the_teachers_probabilities(taught):
     member = plan.member(train)
     images, labels = member.batches(0)
     pixels = train.take(member.batches.draws(0).order_N)
-    expected = distillation(
-        member.model(images)[0], logits_of(taught, pixels), labels, plan.config.loss, 0.1
+    expected = distillation_loss(
+        member.model(images)[0],
+        logits_of(taught, pixels),
+        labels,
+        temperature=2,
+        beta=0.7,
+        eps_uniform=0.1,
     )
     step(member)
     assert member.losses_S[0].item() == pytest.approx(expected.item(), rel=1e-5)
