@@ -298,8 +298,10 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
 
 def _as_the_papers(recipe: str, done: Sequence[Trained]) -> str:
     """The recipe, if students and teachers are the paper's."""
+    if recipe not in TEACHERS:
+        return ""
     for one in done:
-        of = TEACHERS.get(recipe, "") if one.keys["role"] == TEACHER else recipe
+        of = TEACHERS[recipe] if one.keys["role"] == TEACHER else recipe
         if not papers(of, one.entry.config):
             return ""
     return recipe

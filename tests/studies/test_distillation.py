@@ -333,6 +333,18 @@ def test_others_numbers_come_first_in_the_table():
     assert not any("paper" in row[0] or "reproduction" in row[0] for row in alone)
 
 
+@pytest.mark.parametrize("recipe", ["mnist_mlp", "mnist_toy_teacher", "cifar10_alexnet"])
+def test_networks_that_teach_in_the_paper_are_not_its_students(recipe):
+    found = [trained(run, accuracy_of(run.keys)) for run in asked(STUDY)]
+    for one in found:
+        if one.keys["role"] != "baseline":
+            one.entry.status = "missing"
+        one.entry.config |= {"data.name": recipe.partition("_")[0]}
+    result = distillation.analyze(STUDY, found, recipe)
+    assert not result.papers
+    assert not any("public reproduction" in line for line in result.notes)
+
+
 def test_only_teachers_are_measured():
     roles = {run.keys["role"]: distillation.measured(run.keys) for run in asked(STUDY)}
     assert roles == {"teacher": True, "baseline": False, "student": False}
