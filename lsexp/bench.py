@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -43,8 +43,12 @@ as many threads reach in products of that precision. A figure is marked ? as unr
 programs kept the machine busy, or where its two halves differ by a tenth. Images of a data set
 that is not here are random ones.
 
+On a GPU (device=cuda) it measures steps taken one by one (eager), and replayed as graphs with 1, 2,
+4 and 8 runs at once in one process; alone is 1, a sweep the last of them.
+
   seconds=5         of measuring, for each figure, behind a second of warming up
   workers=N         processes of the sweep (default: as many as there are cores for their threads)
+  members=N,...     runs at once on a GPU (default: 1,2,4,8)
   out_dir=FOLDER    or LSEXP_OUT_DIR: where the figures go, as JSON (default: out)
 
 Any key of `lsexp train` applies to every recipe; `lsexp train --help` lists them.
@@ -57,6 +61,8 @@ DRIFT = 0.1
 """How much the two halves of a measurement may differ."""
 ENDLESS = 2**30
 MATRICES = (1024, 2048)
+GPU_MATRICES = (4096, 8192)
+MEMBERS = (1, 2, 4, 8)
 COPY_BYTES = 256_000_000
 SHAPES = {
     "mnist": (28, 28, 1, 10),
@@ -77,6 +83,7 @@ class Figure:
         halves: the same of the first and the second half of the time.
         busy: share of the cores' time that other programs took meanwhile.
         processes, threads: at work, and threads in each.
+        members: runs at once in each.
         of_limit: fraction of the matrix products that as many threads reach.
         startup_seconds: from nothing to the first step of the last process.
         unreliable: why, or "".
@@ -87,6 +94,7 @@ class Figure:
     busy: float
     processes: int
     threads: int
+    members: int = 1
     of_limit: float | None = None
     startup_seconds: float | None = None
     unreliable: str = field(init=False)
@@ -102,6 +110,16 @@ class Figure:
 
 
 Limits = dict[str, dict[int, Figure]]
+
+
+class _Way(NamedTuple):
+    """A way of training that is measured; capture: whether steps are replayed as graphs."""
+
+    name: str
+    processes: int
+    threads: int
+    members: int = 1
+    capture: bool = True
 
 
 def run(words: list[str]) -> int:
@@ -138,8 +156,8 @@ def run(words: list[str]) -> int:
     )
     counts = {1}
     for config, _ in configs:
-        ways = _ways(config, default_threads(), device.type, options["workers"])
-        counts |= {processes * threads for processes, threads in ways}
+        ways = _ways(config, default_threads(), device.type, options)
+        counts |= {way.processes * way.threads for way in ways}
     limits = measure_limits(device, sorted(counts), options["seconds"] / 5)
     print(_limits_table(limits), flush=True)
     rows = []
@@ -148,6 +166,8 @@ def run(words: list[str]) -> int:
             say(f"measuring {chosen['recipe']}")
             rows.append(_measure_recipe(config, chosen, options, limits, Path(scratch)))
     print(_recipes_table(rows))
+    if device.type == "cuda":
+        print(_members_table(rows))
     for line in _doubts(limits, rows):
         print(line)
     whole = {"machine": machine, "seconds": options["seconds"], "limits": limits, "recipes": rows}
@@ -162,7 +182,7 @@ def _split(words: list[str]) -> tuple[dict[str, Any], list[str], list[str]]:
     rest = []
     for word in words:
         name, equals, value = word.partition("=")
-        if equals and name in ("seconds", "workers", "out_dir", "recipe"):
+        if equals and name in ("seconds", "workers", "members", "out_dir", "recipe"):
             if name in typed:
                 raise UserError(f"{name}: is given twice")
             typed[name] = value
@@ -180,6 +200,10 @@ def _split(words: list[str]) -> tuple[dict[str, Any], list[str], list[str]]:
     }
     if "workers" in typed:
         options["workers"] = _number("workers", typed["workers"], int, 1, 1024)
+    options["members"] = [
+        _number("members", each, int, 1, 32)
+        for each in typed.get("members", ",".join(map(str, MEMBERS))).split(",")
+    ]
     recipes = typed["recipe"].split(",") if "recipe" in typed else compose.options("recipe", None)
     return options, recipes, rest
 
@@ -269,7 +293,8 @@ def measure_limits(device: Any, counts: Sequence[int], seconds: float) -> Limits
         for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
             # The best of the sizes: what can be reached here, not what one size does.
             figures = [
-                _rate(partial(products, dtype, side), device, count, seconds) for side in MATRICES
+                _rate(partial(products, dtype, side), device, count, seconds)
+                for side in (GPU_MATRICES if device.type == "cuda" else MATRICES)
             ]
             limits[name][count] = max(figures, key=lambda figure: figure.value)
         limits["copy"][count] = _rate(copies, device, count, seconds)
@@ -335,14 +360,15 @@ def flops_per_image(model: Any, shape: tuple[int, int, int]) -> float:
     return (counter.get_total_flops() - ours) / 2
 
 
-def _ways(
-    config: TrainConfig, cores: int, device: str, workers: int | None
-) -> list[tuple[int, int]]:
-    """(processes, threads in each) of a run alone and of a sweep."""
-    alone = (1, config.threads or cores)
+def _ways(config: TrainConfig, cores: int, device: str, options: dict[str, Any]) -> list[_Way]:
+    """What is measured: a run alone, a sweep, and on a GPU what lies between."""
     threads = config.threads or 1
-    most = 1 if device == "cuda" else max(1, cores // threads)
-    return [alone, (workers or most, threads)]
+    if device == "cuda":
+        counts = options["members"]
+        middle = [_Way(f"members {count}", 1, threads, count) for count in counts]
+        return [_Way("eager", 1, threads, capture=False), *middle]
+    workers = options["workers"] or max(1, cores // threads)
+    return [_Way("alone", 1, config.threads or cores), _Way("sweep", workers, threads)]
 
 
 class _Enough(Exception):
@@ -433,20 +459,21 @@ def _measure_recipe(
         "batch_size": config.train.batch_size,
         "flops_per_image": flops,
     }
-    ways = _ways(config, default_threads(), plan.config.device, options["workers"])
-    for way, (processes, threads) in zip(("alone", "sweep"), ways, strict=True):
-        if way == "sweep" and ways[0] == ways[1]:
-            row["sweep"] = row["alone"]
-            break
-        folder = str(scratch / f"{chosen['recipe']}-{way}")
-        trained = [
-            replace(plan.config, seed=seed, threads=threads, runs_dir=folder)
-            for seed in range(processes)
-        ]
-        figure = _throughput(trained, chosen, threads, options["seconds"])
-        limit = limits[plan.config.precision][processes * threads].value
+    for way in _ways(config, default_threads(), plan.config.device, options):
+        like = row.get("alone")
+        if isinstance(like, Figure) and way[1:3] == (like.processes, like.threads):
+            row[way.name] = like
+            continue
+        folder = str(scratch / f"{chosen['recipe']}-{way.name}")
+        like_this = replace(plan.config, threads=way.threads, runs_dir=folder, capture=way.capture)
+        trained = [replace(like_this, seed=seed) for seed in range(way.processes * way.members)]
+        figure = _throughput(trained, chosen, way, options["seconds"])
+        limit = limits[plan.config.precision][way.processes * way.threads].value
         figure.of_limit = figure.value * flops / limit
-        row[way] = figure
+        row[way.name] = figure
+    if plan.config.device == "cuda":
+        row["alone"] = row[f"members {min(options['members'])}"]
+        row["sweep"] = row[f"members {max(options['members'])}"]
     return row
 
 
@@ -473,9 +500,9 @@ def _with_images(config: TrainConfig, scratch: Path) -> TrainConfig:
 
 
 def _throughput(
-    configs: Sequence[TrainConfig], chosen: dict[str, str], threads: int, seconds: float
+    configs: Sequence[TrainConfig], chosen: dict[str, str], way: _Way, seconds: float
 ) -> Figure:
-    """Images per second of these runs at once, a process for each."""
+    """Images per second of these runs at once."""
     from lsexp.launch.pool import Pool, Task
 
     tasks = [
@@ -484,8 +511,8 @@ def _throughput(
     ]
     timer = _Timer(len(tasks), seconds)
     try:
-        with Pool(len(tasks), threads) as pool:
-            _, stopped = pool.train(tasks, timer)
+        with Pool(way.processes, way.threads) as pool:
+            _, stopped = pool.train(tasks, timer, members=way.members)
     except _Enough:
         stopped = ""
     if stopped:
@@ -495,8 +522,9 @@ def _throughput(
         whole,
         (first, second),
         timer.busy,
-        len(tasks),
-        threads,
+        way.processes,
+        way.threads,
+        way.members,
         startup_seconds=timer.startup_seconds,
     )
 
@@ -528,6 +556,16 @@ def _recipes_table(rows: Sequence[dict[str, Any]]) -> str:
     return table(cells, left=2)
 
 
+def _members_table(rows: Sequence[dict[str, Any]]) -> str:
+    """On a GPU: images/s by how many runs there are at once."""
+    names = [name for name in rows[0] if name == "eager" or name.startswith("members ")]
+    head = ["images/s", *(n.replace("members", "graphs of") for n in names)]
+    cells = [
+        [row["recipe"], *(f"{row[n].value:,.0f}{_mark(row[n])}" for n in names)] for row in rows
+    ]
+    return table([head, *cells], left=1)
+
+
 def _mark(figure: Figure) -> str:
     return "?" if figure.unreliable else ""
 
@@ -539,7 +577,12 @@ def _doubts(limits: Limits, rows: Sequence[dict[str, Any]]) -> list[str]:
         for kind, figures in limits.items()
         for count, figure in figures.items()
     ]
-    named += [(f"{row['recipe']} {way}", row[way]) for row in rows for way in ("alone", "sweep")]
+    named += [
+        (f"{row['recipe']} {way}", figure)
+        for row in rows
+        for way, figure in row.items()
+        if isinstance(figure, Figure) and not (way in ("alone", "sweep") and "eager" in row)
+    ]
     lines = [f"? {name}: {figure.unreliable}" for name, figure in named if figure.unreliable]
     absent = dict.fromkeys(row["data"] for row in rows if row["random_images"])
     return lines + [

@@ -184,7 +184,7 @@ def sweep_help(study: str) -> str:
         "",
         "Of the sweep:",
         "  rows=RECIPE,RECIPE                  instead of recipe=: a row of the figure for each",
-        *(_key_line(*found) for found in walk(SweepConfig()) if found[0] == "workers"),
+        *(_key_line(*found) for found in walk(SweepConfig()) if found[0] in ("workers", "members")),
         *(
             [f"  {f'{module.PARTNER}.KEY=VALUE':<34}  of the {module.PARTNER}s' training alone"]
             if hasattr(module, "partner")
@@ -267,7 +267,7 @@ def known_keys() -> list[str]:
 
 def _known(study_keys: Iterable[str] | None = None) -> list[str]:
     """Those of `lsexp train`, or of a sweep with these keys of its study."""
-    return known_keys() if study_keys is None else [*known_keys(), *study_keys, "workers"]
+    return [*known_keys(), *(() if study_keys is None else (*study_keys, "workers", "members"))]
 
 
 def options(group: str, config_dir: str | None) -> list[str]:

@@ -354,6 +354,9 @@ class TrainConfig:
         choices=("auto", "fp32", "bf16"),
     )
     device: str = key("auto", "auto, cpu, cuda", choices=("auto", "cpu", "cuda"), aside=True)
+    capture: bool = key(
+        True, "on a GPU, replay steps as CUDA graphs; false: take them one by one", aside=True
+    )
     threads: int | None = key(
         None, "CPU threads; null: one per core", at_least=1, at_most=1024, aside=True
     )
@@ -387,9 +390,17 @@ class SweepConfig(TrainConfig):
 
     workers: int | None = key(
         None,
-        "runs trained at once; null: as many as there are cores for their threads, one on a GPU",
+        "processes that train; null: as many as there are cores for their threads, one on a GPU",
         at_least=1,
         at_most=1024,
+        aside=True,
+    )
+    members: int | None = key(
+        None,
+        "runs that a process trains at once on a GPU; null: as many as its memory has room for, "
+        "up to 8; on a CPU one",
+        at_least=1,
+        at_most=32,
         aside=True,
     )
     study: Any = field(default=MISSING, metadata={"aside": True})

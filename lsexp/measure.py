@@ -500,7 +500,7 @@ class Network:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # whoever asks first gets the bits that all others do
         with torch.no_grad(), evaluating(model):
-            for part_BHWC in here.parts(BATCH):
+            for part_BHWC in here.parts(BATCH[self.device.type]):
                 seen_BHWC = part_BHWC.flip(2) if asked.flip else part_BHWC
                 logits.append(model(self.preprocess(seen_BHWC))[0])
         torch.set_num_threads(threads)
@@ -533,12 +533,12 @@ class Network:
         batches = Batches(
             here, self.preprocess, self.config.augment, batch_size=len(which), seed=DRAWS_SEED
         )
-        model = self.model(asked.step)
+        model, at_once = self.model(asked.step), BATCH[self.device.type]
         first, second = asked.classes
         with torch.no_grad(), evaluating(model):
             for draw in range(asked.draws):
                 inputs_NCHW, _ = batches(draw)
-                logits_NK = torch.cat([model(part)[0] for part in inputs_NCHW.split(BATCH)])
+                logits_NK = torch.cat([model(part)[0] for part in inputs_NCHW.split(at_once)])
                 order_N = batches.epoch(draw).order_N.cpu().numpy()
                 difference_NM[order_N, draw] = _array(logits_NK[:, first] - logits_NK[:, second])
         return Drawn(difference_NM, labels[which], which)

@@ -214,10 +214,22 @@ class Batches:
         batch = self.draws(step)
         return self.preprocess(self.pixels(batch)), self.labels(batch)
 
-    def draws(self, step: int) -> Epoch:
-        """What is drawn for the images of a step, of which there are B."""
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The fields of `Epoch` that batches depend on."""
+        augment, names = self.augment, ["order_N"]
+        if self.places_y > 1 or self.places_x > 1:
+            names += ["dy_N", "dx_N"]
+        if augment.flip:
+            names += ["flip_N"]
+        if augment.brightness or augment.contrast:
+            names += ["brightness_N", "contrast_N"]
+        return tuple(names)
+
+    def draws(self, step: int, steps: int = 1) -> Epoch:
+        """What is drawn for the images of a step, of which there are B, or of several on end."""
         start, parts = step * self.batch_size, []
-        left = self.batch_size
+        left = steps * self.batch_size
         while left:
             number, position = divmod(start, len(self))
             take = min(left, len(self) - position)

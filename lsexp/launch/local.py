@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +26,7 @@ from lsexp.runs.claims import Claim, Record, acquire, describe
 from lsexp.runs.store import RunFolder, aside_of, replace_file, snapshot_of, snapshot_path
 from lsexp.runs.tensors import packed
 from lsexp.text import say
+from lsexp.training.bank import stepper, stream
 from lsexp.training.checkpoint import pack, unpack
 from lsexp.training.hardware import Environment, environment, prepare
 from lsexp.training.history import EpochRow, history_text
@@ -40,12 +41,29 @@ class Removed(UserError):
     """The folder of a run was removed while it was waited for or trained."""
 
 
-def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _How:
+    """How a run is trained here: see `execute`."""
+
+    wait: bool
+    view: Callable[..., Shown]
+    signals: list[str] | None
+
+
+def execute(
+    plan: Plan,
+    *,
+    wait: bool = True,
+    view: Callable[..., Shown] = View,
+    signals: list[str] | None = None,
+) -> dict[str, Any]:
     """Bring the planned run to its end, or find it finished, with the snapshots asked for.
 
     Args:
         wait: for another process that trains it; else that is an error.
         view: called with `steps` and `start`; gives what shows the progress.
+        signals: names of those that came, which stop the run; somebody else adds to them. None:
+            those of this process are caught here, which only its main thread can.
 
     Returns:
         Its metrics.
@@ -54,10 +72,11 @@ def execute(plan: Plan, *, wait: bool = True, view: Callable[..., Shown] = View)
         UserError: exit code 1: failed now or before, interrupted, or not to be continued here.
         Elsewhere: another process trains it and `wait` is off.
     """
-    metrics = _bring_to_its_end(plan, wait=wait, view=view)
+    how = _How(wait, view, signals)
+    metrics = _bring_to_its_end(plan, how)
     if plan.lacking(plan.folder.path):
         try:
-            _train_aside(plan, metrics, wait=wait, view=view)
+            _train_aside(plan, metrics, how)
         except (OSError, UserError):
             if plan.lacking(plan.folder.path):  # else another process was first
                 raise
@@ -74,11 +93,7 @@ def _clear(aside: Path) -> None:
 
 
 def _bring_to_its_end(
-    plan: Plan,
-    *,
-    wait: bool,
-    view: Callable[..., Shown],
-    needless: Callable[[], bool] = lambda: False,
+    plan: Plan, how: _How, needless: Callable[[], bool] = lambda: False
 ) -> dict[str, Any]:
     """As `execute`, snapshots apart; {} as soon as it is `needless`."""
     folder, config = plan.folder, plan.config
@@ -104,7 +119,7 @@ def _bring_to_its_end(
         return False
 
     def waiting(record: Record) -> None:
-        if not wait:
+        if not how.wait:
             raise Elsewhere
         if record["nonce"] not in told:
             told.append(record["nonce"])
@@ -120,7 +135,7 @@ def _bring_to_its_end(
                 waiting=waiting,
             )
             if claim is not None:
-                _train(plan, claim, env, view)
+                _train(plan, claim, env, how)
     except OSError as error:
         if not folder.path.is_dir():
             raise Removed(f"{folder.path}: was removed meanwhile", exit_code=1) from error
@@ -141,9 +156,7 @@ def _check_teacher(folder: RunFolder) -> None:
         )
 
 
-def _train_aside(
-    plan: Plan, metrics: dict[str, Any], *, wait: bool, view: Callable[..., Shown]
-) -> None:
+def _train_aside(plan: Plan, metrics: dict[str, Any], how: _How) -> None:
     """Train a finished run once more in a folder of its own, and take only its snapshots.
 
     Raises:
@@ -167,9 +180,7 @@ def _train_aside(
     )
     while plan.lacking(path):
         try:
-            again = _bring_to_its_end(
-                aside, wait=wait, view=view, needless=lambda: not plan.lacking(path)
-            )
+            again = _bring_to_its_end(aside, how, needless=lambda: not plan.lacking(path))
             if again:
                 _take_over(plan, metrics, aside.folder, again)
         except (Removed, FileNotFoundError):  # by another process that has taken over from it
@@ -278,12 +289,13 @@ class _Recorder:
             self.tensorboard.close()
 
 
-def _train(plan: Plan, claim: Claim, env: Environment, view: Callable[..., Shown]) -> None:
+def _train(plan: Plan, claim: Claim, env: Environment, how: _How) -> None:
     """Train under `claim` until the run ends, is interrupted, or the claim is lost."""
-    folder = plan.folder
+    folder, others = plan.folder, how.signals
     try:
-        with _signals() as signals:
-            _train_claimed(plan, claim, env, view, signals)
+        caught = _signals() if others is None else contextlib.nullcontext(others)
+        with caught as signals, stream(plan.device):
+            _train_claimed(plan, claim, env, how.view, signals)
     except Diverged as error:
         message = (
             f"{folder.path}: {error}; a lower optim.lr or a gradient clipped by optim.clip_norm "
@@ -302,13 +314,20 @@ def _train(plan: Plan, claim: Claim, env: Environment, view: Callable[..., Shown
             f"goes on from the last checkpoint",
             exit_code=1,
         ) from error
-    except (UserError, KeyboardInterrupt):
+    except torch.OutOfMemoryError as error:
+        claim.release()
+        raise UserError(
+            f"{folder.path}: {str(error).splitlines()[0]} members= or train.batch_size= takes "
+            f"less; the same command goes on from the last checkpoint",
+            exit_code=1,
+        ) from error
+    except (UserError, KeyboardInterrupt, torch.AcceleratorError):  # the device's fault, not its
         claim.release()
         raise
     except Exception as error:
         folder.fail(claim, failure(plan, error), keep_checkpoint=True)
         raise
-    if signals:  # came while the run was ending: the words still stand
+    if signals and others is None:  # came while the run was ending: the words still stand
         signal.raise_signal(signal.Signals[signals[0]])
 
 
@@ -344,6 +363,7 @@ def _train_claimed(
                 progress,
                 checkpoint_seconds=config.artifacts.checkpoint_seconds,
                 snapshots=plan.snapshots,
+                advance=stepper(member, capture=config.capture),
             )
         finally:
             recorder.close()

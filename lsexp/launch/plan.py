@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ from lsexp.runs.claims import create_exclusively
 from lsexp.runs.identity import Science, run_name, science
 from lsexp.runs.store import RunFolder, aside_of, runs_folder, snapshot_path
 from lsexp.text import duration
+from lsexp.training.bank import stepper, stream
 from lsexp.training.checkpoint import unpack
 from lsexp.training.hardware import (
     choose_precision,
@@ -53,7 +56,7 @@ from lsexp.training.hardware import (
     resolve_device,
     seconds_of,
 )
-from lsexp.training.member import Member, step
+from lsexp.training.member import Member
 from lsexp.training.optimizer import parameter_groups
 from lsexp.training.snapshots import snapshot_steps
 
@@ -317,15 +320,33 @@ def seconds_of_training(plan: Plan, *, measure_seconds: float = 1.5) -> float:
 
     What a teacher says of images that it sees in one way is computed before, once, and not in it.
     """
-    images = plan.images("train")
-    member = Member(_taught_by_labels(plan.config), images, plan.dataset.num_classes)
-    step(member)
-    times: list[float] = []
-    while sum(times) < measure_seconds and len(times) < 50:
-        member.reset_sums()
-        times.append(seconds_of(lambda: step(member), plan.device))
-    taught = 0.0 if plan.teaching is None else seconds_of_pass(plan)
+    with stream(plan.device):
+        images = plan.images("train")
+        member = Member(_taught_by_labels(plan.config), images, plan.dataset.num_classes)
+        advance = stepper(member, capture=plan.config.capture)
+        advance(1)
+        times: list[float] = []
+        while sum(times) < measure_seconds and len(times) < 50:
+            member.reset_sums()
+            times.append(seconds_of(partial(advance, 1), plan.device))
+        taught = 0.0 if plan.teaching is None else seconds_of_pass(plan)
     return (float(np.median(times)) + taught) * plan.config.train.steps
+
+
+def device_memory(plans: Sequence[Plan]) -> tuple[float, float]:
+    """Bytes: free on the GPU, less a tenth; and what the neediest of these runs takes there, with a
+    quarter more for evaluation."""
+    device = plans[0].device
+    needed = 0.0
+    for plan in plans:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_reserved(device)
+        seconds_of_training(plan, measure_seconds=0)
+        needed = max(needed, 1.25 * (torch.cuda.max_memory_reserved(device) - before))
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return 0.9 * free, needed
 
 
 def _taught_by_labels(config: TrainConfig) -> TrainConfig:
@@ -397,13 +418,14 @@ def _precision(
             return str(known)
     arrays = dataset.arrays
     some = splits.train[: 4 * config.train.batch_size]
-    images = Images.on(device, arrays.train_images, arrays.train_labels, some)
 
     def build(precision: str) -> Member:
         trial = replace(_taught_by_labels(config), precision=precision)
         return Member(trial, images, dataset.num_classes)
 
-    found = choose_precision(build)
+    with stream(device):
+        images = Images.on(device, arrays.train_images, arrays.train_labels, some)
+        found = choose_precision(build)
     if remember:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             path.parent.mkdir(parents=True, exist_ok=True)

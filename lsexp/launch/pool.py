@@ -2,9 +2,10 @@
 
 A worker is a process that lives for the whole sweep, so that PyTorch is imported once in each,
 and trains one run after another with `local.execute`: claims, checkpoints and publishing are
-those of a run alone, and so are its weights. The parent only hands out runs and listens. A worker
-that dies takes nothing with it: its run goes on in a new one. Where the parent dies, its workers
-stop with a checkpoint.
+those of a run alone, and so are its weights. On a GPU a worker is a bank: it trains several runs
+at once, each in a thread with a stream of its own. The parent only hands out runs and listens. A
+worker that dies takes nothing with it: its runs go on in a new one. Where the parent dies, its
+workers stop with a checkpoint.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -33,6 +35,8 @@ DEATHS = 3
 """A run whose worker died this many times is given up: it may be what kills them."""
 STOP_SECONDS = 300.0
 """How long a worker may take to stop: where its run ends just then, it publishes it first."""
+MOST_MEMBERS = 32
+"""Runs that a worker can train at once; as many streams does torch tell apart."""
 AGAIN_SECONDS = 1.0
 """Pause before a run that another process trains is looked at again."""
 
@@ -73,7 +77,7 @@ class Screen(Protocol):
 
 
 class _Worker:
-    """The parent's side of a worker."""
+    """The parent's side of a worker. tasks: what it trains."""
 
     def __init__(self, threads: int):
         context = multiprocessing.get_context("spawn")
@@ -91,16 +95,22 @@ class _Worker:
             else:
                 os.environ["OMP_NUM_THREADS"] = before
         theirs.close()
-        self.task: int | None = None
+        self.tasks: set[int] = set()
 
     def give(self, number: int, task: Task, *, wait: bool) -> bool:
         """Whether it could be given: a worker that has just died takes nothing."""
         try:
-            self.connection.send((task, wait))
+            self.connection.send((number, task, wait))
         except OSError:
             return False
-        self.task = number
+        self.tasks.add(number)
         return True
+
+    def takes(self, number: int, tasks: Sequence[Task], members: int) -> bool:
+        """Whether it has room for a run. One whose worker has died goes on alone in another, so
+        that it takes no others with it if it was the cause."""
+        alone = any(tasks[one].deaths for one in (number, *self.tasks))
+        return len(self.tasks) < (1 if alone else members)
 
     def stop(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, TypeError):
@@ -123,7 +133,7 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        busy = [worker for worker in self._workers if worker.task is not None]
+        busy = [worker for worker in self._workers if worker.tasks]
         for worker in busy:  # only where something went wrong here: they make a checkpoint
             worker.stop(signal.SIGTERM)
         for worker in self._workers:
@@ -135,8 +145,13 @@ class Pool:
                 worker.process.kill()
                 worker.process.join()
 
-    def train(self, tasks: Sequence[Task], screen: Screen) -> tuple[list[Outcome | None], str]:
+    def train(
+        self, tasks: Sequence[Task], screen: Screen, *, members: int = 1
+    ) -> tuple[list[Outcome | None], str]:
         """Train all tasks.
+
+        Args:
+            members: runs that a worker trains at once; above 1 only on a GPU.
 
         Returns:
             The outcome of each (None: not ended), and why the work stopped before its end: the
@@ -151,7 +166,7 @@ class Pool:
         with _signals() as signals:
             asked = killed = False
             while True:
-                busy = [worker for worker in self._workers if worker.task is not None]
+                busy = [worker for worker in self._workers if worker.tasks]
                 if signals:
                     if not busy:
                         return outcomes, "SIGINT twice" if killed else signals[0]
@@ -170,9 +185,11 @@ class Pool:
                         seen_elsewhere |= set(elsewhere)
                         ready, elsewhere = _ready(tasks, outcomes, todo), deque()
                         again = time.monotonic() + AGAIN_SECONDS
-                    for worker in self._workers:
-                        if worker.task is None and ready:
-                            number = ready.popleft()
+                    for worker in [one for _ in range(members) for one in self._workers]:
+                        fitting = [n for n in ready if worker.takes(n, tasks, members)]
+                        if fitting:
+                            number = fitting[0]
+                            ready.remove(number)
                             todo.remove(number)
                             # Who has nothing else to do waits there: only somebody who watches
                             # for long sees that another machine has given up.
@@ -204,27 +221,24 @@ class Pool:
             if worker.connection not in ready:
                 continue
             try:
-                kind, *values = worker.connection.recv()
+                kind, number, *values = worker.connection.recv()
             except (EOFError, OSError):
                 worker.process.join()
                 self._workers[place] = worker if stopping else _Worker(self.threads)
-                number, worker.task = worker.task, None
                 if stopping:
                     self._workers.remove(worker)
-                if number is not None:
+                for number in sorted(worker.tasks, reverse=True):
                     self._died(worker, tasks, number, outcomes, todo, screen, stopping=stopping)
+                worker.tasks.clear()
                 return  # the list of workers has changed
             if kind == "say":
                 screen.say(*values)
-                continue
-            number = worker.task
-            assert number is not None
-            if kind == "look":
+            elif kind == "look":
                 screen.look(number, *values)
             elif kind == "epoch":
                 screen.epoch(number, *values)
             else:
-                worker.task = None
+                worker.tasks.remove(number)
                 if kind == "elsewhere":
                     elsewhere.append(number)
                 elif kind == "stopped":  # by somebody else than us, it goes on
@@ -252,7 +266,8 @@ class Pool:
         if stopping:
             pass
         elif task.deaths < DEATHS:
-            screen.say(f"{task.label}: its worker ended {how}; the run goes on in another")
+            alone = ", alone" if len(worker.tasks) > 1 else ""
+            screen.say(f"{task.label}: its worker ended {how}; the run goes on in another{alone}")
             todo.appendleft(number)
         else:
             memory = " (out of memory?)" if code == -signal.SIGKILL else ""
@@ -311,8 +326,9 @@ def _signals() -> Iterator[list[str]]:
 class _Told:
     """What `execute` shows of a run goes to the parent."""
 
-    def __init__(self, send: Callable[..., None]):
+    def __init__(self, send: Callable[..., None], number: int):
         self.send = send
+        self.number = number
 
     def __enter__(self) -> _Told:
         return self
@@ -321,10 +337,10 @@ class _Told:
         pass
 
     def look(self, step: int, loss: float, images_per_second: float, _batch_size: int) -> None:
-        self.send("look", step, loss, images_per_second)
+        self.send("look", self.number, step, loss, images_per_second)
 
     def epoch(self, row: EpochRow) -> None:
-        self.send("epoch", row)
+        self.send("epoch", self.number, row)
 
 
 class _Lines:
@@ -336,7 +352,7 @@ class _Lines:
     def write(self, text: str) -> int:
         for line in text.splitlines():
             if line.strip():
-                self.send("say", line)
+                self.send("say", None, line)
         return len(text)
 
     def flush(self) -> None:
@@ -351,6 +367,7 @@ def _work(connection: Connection, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the parent decides for all
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # a queue for each member's stream
     lock = threading.Lock()
 
     def send(*message: Any) -> None:
@@ -358,31 +375,88 @@ def _work(connection: Connection, parent: int) -> None:
             connection.send(message)
 
     sys.stderr = sys.stdout = _Lines(send)
-    from lsexp.launch import local, plan
+    _Work(connection, send).serve()
 
-    planner: plan.Planner | None = None
-    while True:
+
+class _Work:
+    """What a worker does: one run after the other, or several at once on a GPU."""
+
+    def __init__(self, connection: Connection, send: Callable[..., None]):
+        self.connection = connection
+        self.send = send
+        self.planning = threading.Lock()
+        self.planner: Any = None
+        self.running: list[Future[None]] = []
+        self.signals: list[str] = []
+
+    def serve(self) -> None:
+        members = ThreadPoolExecutor(MOST_MEMBERS, thread_name_prefix="lsexp-member")
+        while True:
+            try:
+                number, task, waiting = self.connection.recv()
+            except (EOFError, OSError):
+                members.shutdown()
+                return
+            if self._on_gpu(task.config):
+                self._stop_all_together()
+                given = members.submit(self.train, number, task, waiting, self.signals)
+                self.running.append(given)
+            else:
+                self.train(number, task, waiting)
+
+    def _on_gpu(self, config: TrainConfig) -> bool:
+        from lsexp.training.hardware import resolve_device
+
         try:
-            task, waiting = connection.recv()
-        except (EOFError, OSError):
-            return
-        if planner is None or (planner.chosen, planner.command) != (task.chosen, task.command):
-            planner = plan.Planner(task.chosen, task.command)
+            return resolve_device(config.device).type == "cuda"
+        except UserError:  # told where it is planned
+            return False
+
+    def _stop_all_together(self) -> None:
+        """Only the main thread of a process is told of signals; it tells all members."""
+        self.running = [one for one in self.running if not one.done()]
+        if not self.running:
+            self.signals.clear()  # of members that have stopped
+        signal.signal(signal.SIGTERM, lambda *_: self.signals.append("SIGTERM"))
+
+    def train(
+        self, number: int, task: Task, waiting: bool, signals: list[str] | None = None
+    ) -> None:
+        """Train a run and tell how it ended; `signals` stop it, None: those of this process."""
+        import torch
+
+        from lsexp.launch import local
+
         try:
+            with self.planning:
+                planned = self._plan(task)
             metrics = local.execute(
-                planner(task.config), wait=waiting, view=lambda **_: _Told(send)
+                planned, wait=waiting, view=lambda **_: _Told(self.send, number), signals=signals
             )
-            send("finished", metrics)
+            told: tuple[Any, ...] = ("finished", metrics)
         except local.Elsewhere:
-            send("elsewhere")
+            told = ("elsewhere",)
         except local.Stopped:
-            send("stopped")
+            told = ("stopped",)
         except UserError as error:
-            send("failed", str(error))
+            told = ("failed", str(error))
+        except torch.AcceleratorError as error:
+            # The device is lost to this process, and so to all its members: others go on.
+            say(f"{task.label}: {error}")
+            os._exit(1)
         except Exception as error:
             # Of ours, or of a user's network: its failure.json has the traceback.
             say(f"{task.label}: {type(error).__name__}: {error}")
-            send("failed", f"{type(error).__name__}: {error}")
+            told = ("failed", f"{type(error).__name__}: {error}")
+        self.send(told[0], number, *told[1:])
+
+    def _plan(self, task: Task) -> Any:
+        from lsexp.launch import plan
+
+        known = self.planner
+        if known is None or (known.chosen, known.command) != (task.chosen, task.command):
+            self.planner = plan.Planner(task.chosen, task.command)
+        return self.planner(task.config)
 
 
 def _end_with(parent: int) -> None:

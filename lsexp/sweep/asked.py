@@ -162,7 +162,8 @@ def _partner(
         if name in typed or name == "recipe":
             continue
         everywhere = name in aside | {"budget", "precision", "loss.spread"} or group == "data"
-        of_recipe = name in own_loss if group == "loss" else name not in study | {"workers"}
+        hands = {"workers", "members"}
+        of_recipe = name in own_loss if group == "loss" else name not in study | hands
         if everywhere or (alike and of_recipe):
             shared.append(word)
     words = [*shared, *theirs]

@@ -15,7 +15,7 @@ from lsexp.studies import Result
 from lsexp.sweep.asked import Asked, ask
 from lsexp.sweep.manifest import Manifest, newest_manifest, newest_with_runs
 from lsexp.sweep.show import Output, show, tell, view_of
-from lsexp.sweep.work import Planned, joined, left_of, train, workers_for
+from lsexp.sweep.work import Planned, hands_for, joined, left_of, train
 from lsexp.text import plural, say, user_path
 
 HELP = """\
@@ -109,16 +109,16 @@ def carry_out(
     nearest = next(path for path in (runs_dir, *runs_dir.parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"runs_dir={runs_dir}: {nearest} is no folder")
-    workers, threads = workers_for(first.config, base, count)
+    hands = hands_for(first.config, base, count)
     with contextlib.ExitStack() as stack:
         pool = None
         if not dry_run and not all(job.seems_done() for job in jobs):
-            pool = stack.enter_context(Pool(workers, threads))  # imports while we plan
+            pool = stack.enter_context(Pool(hands.workers, hands.threads))  # imports while we plan
         rows = [[row.planned(command, remember=not dry_run) for row in job.asked] for job in jobs]
         jobs, rows = _drawable(jobs, rows)
         name = f"{verb:<8} {', '.join(job.study for job in jobs)}"
         whole = joined([row for planned in rows for row in planned])
-        left = left_of(name, whole, workers, retry=base.retry_failed)
+        left = left_of(name, whole, hands, retry=base.retry_failed)
         print(left.text) if dry_run else say(left.text)
         if dry_run:
             return 0
@@ -127,8 +127,8 @@ def carry_out(
             manifest.write(runs_dir)
         errors, stopped = left.errors, ""
         if left.todo:
-            pool = pool or stack.enter_context(Pool(workers, threads))
-            failed, stopped = train(pool, left.todo, command)
+            pool = pool or stack.enter_context(Pool(hands.workers, hands.threads))
+            failed, stopped = train(pool, left.todo, command, hands)
             errors += failed
     for line in errors:
         say(f"lsexp: {line}")

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsexp import studies
-from lsexp.config import LossConfig, SweepConfig, TrainConfig
+from lsexp.config import CustomConfig, LossConfig, SweepConfig, TorchvisionConfig, TrainConfig
+from lsexp.errors import UserError
 from lsexp.text import duration, plural
+
+MEMBERS = 8
+"""Runs at once on a GPU where its memory has room for more: by then they fill it."""
 
 
 class Planned(NamedTuple):
@@ -52,11 +56,12 @@ class Left:
     text: str
 
 
-def left_of(name: str, planned: Sequence[Planned], workers: int, *, retry: bool) -> Left:
+def left_of(name: str, planned: Sequence[Planned], hands: Hands, *, retry: bool) -> Left:
     """What is left of runs that are each there once.
 
     Args:
         name: of the work, for the text.
+        hands: who will train.
         retry: whether runs that failed before are trained again.
     """
     from lsexp.launch.plan import describe_training, seconds_of_training, steps_done
@@ -101,8 +106,9 @@ def left_of(name: str, planned: Sequence[Planned], workers: int, *, retry: bool)
             seconds_of_training(kind[0])
             * sum(1 - begun[plan.folder.path] / plan.config.train.steps for plan in kind)
             for kind in _kinds([one.plan for one, _ in todo])
-        ) / min(workers, len(todo))
-        counts += f", about {duration(seconds)} with {plural(workers, 'worker')}, evaluation apart"
+        ) / min(hands.workers, len(todo))
+        most = "about" if hands.members == 1 else "at most"  # together they take less
+        counts += f", {most} {duration(seconds)} with {hands}, evaluation apart"
         if any(one.plan.snapshots or one.plan.teaching for one, _ in todo):
             counts += ", then what is measured of teachers and snapshots"
     told = dict.fromkeys(describe_training(kind[0]) for kind in _kinds([p.plan for p in planned]))
@@ -127,6 +133,7 @@ def train(
     pool: Any,
     work: Sequence[tuple[Planned, int | None]],
     command: list[str],
+    hands: Hands,
 ) -> tuple[list[str], str]:
     """Train in the pool; one line for each failure, and the signal that stopped it or ""."""
     from lsexp.launch.plan import steps_done
@@ -140,7 +147,8 @@ def train(
     steps = [one.plan.config.train.steps for one, _ in work]
     done = [steps_done(one.plan) for one, _ in work]
     with SweepView([task.label for task in tasks], steps, done) as view:
-        outcomes, stopped = pool.train(tasks, view)
+        members = members_of([one.plan for one, _ in work], hands)
+        outcomes, stopped = pool.train(tasks, view, members=members)
     errors = [
         f"{task.label}: {outcome.error}"
         for task, outcome in zip(tasks, outcomes, strict=True)
@@ -158,11 +166,52 @@ def label(keys: dict[str, Any]) -> str:
     )
 
 
-def workers_for(config: SweepConfig, base: TrainConfig, runs: int) -> tuple[int, int]:
-    """Worker processes, and threads in each: a core for every thread."""
+class Hands(NamedTuple):
+    """Who trains a sweep: worker processes, CPU threads in each, and runs that each trains at once
+    (None: on a GPU, as many as there is room for)."""
+
+    workers: int
+    threads: int
+    members: int | None
+
+    def __str__(self) -> str:
+        if self.members == 1:
+            return plural(self.workers, "worker")
+        at_once = "several" if self.members is None else f"{self.members}"
+        return f"{plural(self.workers, 'worker')}, {at_once} runs at once in each"
+
+
+def hands_for(config: SweepConfig, base: TrainConfig, runs: int) -> Hands:
+    """A core for every thread; on a GPU, one process for all.
+
+    Raises:
+        UserError: several members where they cannot be.
+    """
     from lsexp.training.hardware import default_threads, resolve_device
 
     threads = base.threads or 1
     on_gpu = resolve_device(base.device).type == "cuda"
+    foreign = isinstance(base.model, CustomConfig | TorchvisionConfig)
+    if (config.members or 1) > 1 and (foreign or not on_gpu):
+        why = (
+            "networks that are not ours draw from a generator that a process has once"
+            if foreign
+            else "a process trains several runs at once on a GPU only"
+        )
+        raise UserError(f"members={config.members}: {why}; workers= trains with more processes")
     most = 1 if on_gpu else max(1, default_threads() // threads)
-    return min(config.workers or most, runs), threads
+    members = config.members if on_gpu and not foreign else 1
+    return Hands(min(config.workers or most, runs), threads, members)
+
+
+def members_of(plans: Sequence[Any], hands: Hands) -> int:
+    """Runs that a worker trains at once: MEMBERS on a GPU, or as many as its memory has room for.
+
+    Measured with a run of the kind that needs most.
+    """
+    if hands.members is not None:
+        return hands.members
+    from lsexp.launch.plan import device_memory
+
+    free, needed = device_memory([kind[0] for kind in _kinds(plans)])
+    return max(1, min(MEMBERS, len(plans), int(free // (hands.workers * needed))))

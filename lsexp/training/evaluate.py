@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lsexp.data.batches import Images, Preprocess
 from lsexp.models import evaluating
 
-BATCH = 125
+BATCH = {"cpu": 125, "cuda": 1000}
 """Images in a forward pass; fixed, since it may move the last bit of a logit.
 
 On a CPU the convolutional networks are up to four times slower with 1000: their activations then
@@ -35,7 +35,7 @@ def passes(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and features of all images, batch by batch, in evaluation mode, unaugmented."""
     with evaluating(model):
-        for part in images.parts(BATCH):
+        for part in images.parts(BATCH[images.labels_N.device.type]):
             yield model(preprocess(part))
 
 

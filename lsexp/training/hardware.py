@@ -13,10 +13,14 @@ from typing import NamedTuple
 import torch
 
 from lsexp.errors import UserError
-from lsexp.training.member import Member, step
+from lsexp.training.bank import stepper
+from lsexp.training.member import Member
 
 PAYS = 1.2
 """bf16 must be this many times faster than fp32 to be chosen: a tie should not be a toss."""
+
+TIMED_STEPS = 5
+"""Steps that are timed together on a GPU."""
 
 
 class Environment(NamedTuple):
@@ -49,6 +53,9 @@ def prepare(device: torch.device, threads: int) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
+        # float32 means float32, in evaluation above all: not products of 10-bit mantissas.
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
 def _keep_memory() -> None:
@@ -98,6 +105,8 @@ def choose_precision(build: Callable[[str], Member], *, seconds: float = 2.0) ->
     Timed, not read off flags: some CPUs emulate bf16 at a quarter of the speed of fp32, and some
     kernels have been wrong.
 
+    On a GPU it is called within a `stream`, and graphs are timed.
+
     Args:
         build: makes a fresh member that trains at the precision named.
         seconds: about how long to measure.
@@ -116,15 +125,18 @@ def choose_precision(build: Callable[[str], Member], *, seconds: float = 2.0) ->
     try:
         for member in members.values():
             member.model.train()
-            step(member)
+        advance = {precision: stepper(member) for precision, member in members.items()}
+        count = 1 if images.device.type == "cpu" else TIMED_STEPS
         until = time.monotonic() + seconds
-        while len(times["bf16"]) < 3 or time.monotonic() < until:
+        while len(times["bf16"]) < 4 or time.monotonic() < until:
             for precision, member in members.items():
                 member.reset_sums()
-                times[precision].append(seconds_of(partial(step, member), images.device))
+                work = partial(advance[precision], count)
+                times[precision].append(seconds_of(work, images.device))
     finally:
         torch.set_num_threads(threads)
-    return "bf16" if min(times["fp32"]) > PAYS * min(times["bf16"]) else "fp32"
+    fp32, bf16 = (min(times[precision][1:]) for precision in ("fp32", "bf16"))
+    return "bf16" if fp32 > PAYS * bf16 else "fp32"
 
 
 def seconds_of(work: Callable[[], None], device: torch.device) -> float:

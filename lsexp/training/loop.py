@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,7 @@ from lsexp.data.batches import Images
 from lsexp.training.evaluate import accuracy_and_nll, logits_of
 from lsexp.training.history import EpochRow
 from lsexp.training.member import Member, step
+from lsexp.training.optimizer import rate
 
 LOOK_SECONDS = 0.25
 LEAST_CHECKPOINT_SECONDS = 1.0
@@ -81,6 +83,11 @@ class Watcher(Protocol):
         """Whether to stop here, after a checkpoint."""
 
 
+def take_steps(member: Member, count: int) -> None:
+    for _ in range(count):
+        step(member)
+
+
 def row_end(member: Member, after: int) -> int:
     """The first step greater than `after` where a pass ends, or the last step.
 
@@ -114,6 +121,7 @@ def train(
     *,
     checkpoint_seconds: float,
     snapshots: Sequence[int] = (),
+    advance: Callable[[int], None] | None = None,
 ) -> bool:
     """Train `member` from where it stands to its last step.
 
@@ -122,6 +130,7 @@ def train(
         progress: continued in place.
         checkpoint_seconds: a checkpoint at the first look after this long.
         snapshots: steps after which the watcher is to keep the weights, ascending.
+        advance: takes so many steps with the member (None: one `step` after the other).
 
     Returns:
         True at the end, False where the watcher wanted to stop (a checkpoint was made).
@@ -133,6 +142,7 @@ def train(
     started = time.monotonic() - progress.seconds
     saved = time.monotonic()
     chunk, looked_step = 1, member.step
+    advance = advance or partial(take_steps, member)
     looked = time.monotonic()
 
     def state() -> dict[str, Any]:
@@ -144,8 +154,7 @@ def train(
     while member.step < steps:
         end = row_end(member, member.step)
         stop = min([end, *(at for at in snapshots if at > member.step)])
-        for _ in range(min(chunk, stop - member.step)):
-            step(member)
+        advance(min(chunk, stop - member.step))
         losses = member.losses_S[: member.since_reset].cpu()
         if not bool(losses.isfinite().all()):
             first = int((~losses.isfinite()).nonzero()[0])
@@ -190,11 +199,10 @@ def _finish_row(
         if not bool(logits.isfinite().all()):
             raise Diverged(member.step, "an output on val")
         accuracy, nll = accuracy_and_nll(logits, val.labels_N)
-    head = member.optimizer.param_groups[0]
     row = EpochRow(
         epoch=round(member.step * batch / len(member.batches), 4),
         step=member.step,
-        lr=head["lr"] / head["lr_scale"],
+        lr=rate(member.config.optim, member.step - 1, member.config.train.steps),
         train_loss=losses.double().mean().item(),
         train_accuracy=int(member.correct) / (member.since_reset * batch),
         val_accuracy=accuracy,

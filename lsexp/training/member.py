@@ -1,23 +1,31 @@
 """A member: one run's network, optimiser and batches, and the step that trains it.
 
-`step` does everything for one batch and never waits for the device, so that the same function
-serves alone, in a worker process and captured as a graph.
-Shape letters: B examples in a batch, K classes, S steps since the last look.
+`step` does everything for one batch and never waits for the device. What it does there is
+`update`, a function of tensors alone, so that the same serves alone, in a worker process and
+captured as a graph (bank.py).
+Shape letters: B examples in a batch, K classes, S steps since the last look, G groups of
+parameters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lsexp.config import CustomConfig, DistillationConfig, TorchvisionConfig, TrainConfig
-from lsexp.data.batches import Batches, Images, Preprocess, generator, input_shape
+from lsexp.data.batches import Batches, Epoch, Images, Preprocess, generator, input_shape
 from lsexp.losses import distillation_loss, smoothed_cross_entropy, targets
 from lsexp.models import build_model
 from lsexp.training.optimizer import build_optimizer, clip, rate
 from lsexp.training.teacher import Teacher
+
+RATES = 4096
+"""Steps whose rates are made at once."""
+MOST_STEPS = 64
+"""Most steps that are asked for together."""
 
 
 class Member:
@@ -74,6 +82,34 @@ class Member:
         self.losses_S = torch.zeros(steps_per_epoch, device=device)
         self.since_reset = 0
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._rates: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def rates(self, step: int, steps: int = 1) -> Tensor:
+        """Rates of the updates from `step` on, by group of parameters: float32 [steps, G], on the
+        device, so that no update waits for the host."""
+        block, first = divmod(step, RATES)
+        if self._rates[0] != block:  # a little more than a block, for those that end behind it
+            config, groups = self.config, self.optimizer.param_groups
+            rows = [
+                [rate(config.optim, at, config.train.steps) * g["lr_scale"] for g in groups]
+                for at in range(block * RATES, block * RATES + RATES + MOST_STEPS)
+            ]
+            self._rates = block, torch.tensor(rows).to(self.device, non_blocking=True)
+        return self._rates[1][first : first + steps]
+
+    def draws(self, steps: int = 1) -> tuple[Epoch, Epoch | None]:
+        """What is drawn for the next steps: of the images, and for a teacher that sees its own."""
+        own = None if self.teacher is None else self.teacher.own
+        return (
+            self.batches.draws(self.step, steps),
+            None if own is None else own.draws(self.step, steps),
+        )
+
+    def moved(self) -> list[Tensor]:
+        """The tensors that an update changes in place."""
+        state = [value for one in self.optimizer.state.values() for value in one.values()]
+        tensors = [value for value in state if isinstance(value, Tensor)]
+        return [*self.model.parameters(), *self.model.buffers(), *tensors, self.correct]
 
     def reset_sums(self) -> None:
         self.since_reset = 0
@@ -107,12 +143,28 @@ class Member:
 def step(member: Member) -> None:
     """One update from the next batch; no host synchronisation."""
     config = member.config
-    draws = member.batches.draws(member.step)
-    pixels_BHWC = member.batches.pixels(draws)
-    images_BCHW, labels_B = member.preprocess(pixels_BHWC), member.batches.labels(draws)
     if isinstance(config.model, CustomConfig | TorchvisionConfig):
         # Their dropout draws from torch's own generator: by seed and step, so that it resumes.
         torch.manual_seed(generator(config.seed, "dropout", member.step).initial_seed())
+    groups = member.optimizer.param_groups
+    if member.device.type == "cuda":  # as a graph reads them, and so to the same last bit
+        rates = list(member.rates(member.step)[0])
+    else:
+        lr = rate(config.optim, member.step, config.train.steps)
+        rates = [lr * group["lr_scale"] for group in groups]
+    member.losses_S[member.since_reset] = update(member, *member.draws(), rates)
+    member.since_reset += 1
+    member.step += 1
+
+
+def update(
+    member: Member, draws: Epoch, own: Epoch | None, rates: Sequence[float | Tensor]
+) -> Tensor:
+    """What a step does on the device, with what was drawn for it (`own`: for its teacher) and the
+    rate of each group of parameters; gives the loss."""
+    config = member.config
+    pixels_BHWC = member.batches.pixels(draws)
+    images_BCHW, labels_B = member.preprocess(pixels_BHWC), member.batches.labels(draws)
     with torch.autocast(
         member.device.type,
         dtype=torch.bfloat16,
@@ -122,7 +174,7 @@ def step(member: Member) -> None:
         logits_BK, _ = member.model(images_BCHW)
     if member.teacher is not None:
         assert isinstance(config.loss, DistillationConfig)
-        teacher_BK = member.teacher(pixels_BHWC, draws, member.step)
+        teacher_BK = member.teacher(pixels_BHWC, draws, own)
         protocol = config.loss
         loss = distillation_loss(
             logits_BK,
@@ -140,14 +192,11 @@ def step(member: Member) -> None:
     member.optimizer.zero_grad(set_to_none=True)
     (loss * config.loss.scale).backward()
     clip(member.optimizer, config.optim)
-    lr = rate(config.optim, member.step, config.train.steps)
-    for group in member.optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+    for group, lr in zip(member.optimizer.param_groups, rates, strict=True):
+        group["lr"] = lr
     member.optimizer.step()
-    member.losses_S[member.since_reset] = loss.detach()
     member.correct += (logits_BK.argmax(1) == labels_B).sum()
-    member.since_reset += 1
-    member.step += 1
+    return loss.detach()
 
 
 def _copy(value: Any) -> Any:

@@ -85,10 +85,10 @@ def clip(optimizer: torch.optim.Optimizer, config: OptimConfig) -> None:
     parameters = []
     for group in optimizer.param_groups:
         parameters += group["params"]
-        if group["clipped_decay"]:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach(), alpha=group["clipped_decay"])
+        reached = [one for one in group["params"] if one.grad is not None]
+        if group["clipped_decay"] and reached:
+            slopes, weights = [one.grad for one in reached], [one.detach() for one in reached]
+            torch._foreach_add_(slopes, weights, alpha=group["clipped_decay"])
     torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
 
 

@@ -17,12 +17,17 @@ from lsexp.data.batches import Batches, Epoch, Preprocess
 class Teacher(Protocol):
     """What gives the teacher's logits [B, K] of a step of the student's.
 
+    own: where it sees an augmentation of its own, what draws that.
+
     Args:
         pixels_BHWC: as the student sees them, not preprocessed.
         draws: what was drawn for them.
+        own: what was drawn for the teacher, where it has an augmentation of its own.
     """
 
-    def __call__(self, pixels_BHWC: Tensor, draws: Epoch, step: int) -> Tensor: ...
+    own: Batches | None
+
+    def __call__(self, pixels_BHWC: Tensor, draws: Epoch, own: Epoch | None) -> Tensor: ...
 
 
 @dataclass
@@ -33,8 +38,9 @@ class Table:
     """
 
     logits_VNK: Tensor
+    own: Batches | None = None
 
-    def __call__(self, pixels_BHWC: Tensor, draws: Epoch, step: int) -> Tensor:
+    def __call__(self, pixels_BHWC: Tensor, draws: Epoch, own: Epoch | None) -> Tensor:
         if len(self.logits_VNK) == 1:
             return self.logits_VNK[0, draws.order_N]
         return self.logits_VNK[draws.flip_N.long(), draws.order_N]
@@ -55,9 +61,10 @@ class Network:
     def __post_init__(self) -> None:
         self.model.eval()
 
-    def __call__(self, pixels_BHWC: Tensor, draws: Epoch, step: int) -> Tensor:
+    def __call__(self, pixels_BHWC: Tensor, draws: Epoch, own: Epoch | None) -> Tensor:
         if self.own is not None:
-            pixels_BHWC = self.own.pixels(self.own.draws(step))
+            assert own is not None
+            pixels_BHWC = self.own.pixels(own)
         bf16 = self.precision == "bf16"
         with torch.no_grad(), torch.autocast(pixels_BHWC.device.type, torch.bfloat16, enabled=bf16):
             logits_BK: Tensor = self.model(self.preprocess(pixels_BHWC))[0]

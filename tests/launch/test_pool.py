@@ -1,16 +1,22 @@
 """What a worker does between runs, and the signals that its parent collects."""
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import tiny_plan
 
+from lsexp.errors import UserError
+from lsexp.launch import local
 from lsexp.launch.local import execute
 from lsexp.launch.plan import Planner, plan
-from lsexp.launch.pool import Outcome, Task, _give_up, _ready, _signals
+from lsexp.launch.pool import Outcome, Task, _give_up, _ready, _signals, _Work, _Worker
+from lsexp.training.bank import stepper
 
 
 def test_a_run_has_its_own_number_of_threads_whatever_ran_before(tmp_path):
@@ -77,3 +83,146 @@ def test_signals_are_collected_and_the_handlers_come_back_only_without_one(numbe
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for one in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(one, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(
+    ("busy", "new", "members", "takes"),
+    [
+        ([], 0, 1, True),
+        ([0], 1, 1, False),
+        ([0], 1, 2, True),
+        ([0, 1], 3, 2, False),
+        ([0], 2, 4, False),  # its worker has died: alone
+        ([2], 0, 4, False),
+        ([], 2, 4, True),
+    ],
+)
+def test_a_bank_has_room_for_its_members_but_one_whose_worker_died_goes_on_alone(
+    busy, new, members, takes, tmp_path
+):
+    config = tiny_plan(tmp_path).config
+    tasks = [Task(config, {}, [], "run", deaths=deaths) for deaths in (0, 0, 1, 0)]
+    worker = object.__new__(_Worker)
+    worker.tasks = set(busy)
+    assert worker.takes(new, tasks, members) is takes
+
+
+class Bank:
+    """The worker's side of a bank, in this process: several runs at once, in threads.
+
+    Its steps are recorded and replayed, by a stand-in that replays what it recorded.
+    """
+
+    def __init__(self, monkeypatch):
+        self.recorded = []
+
+        def recording(member, *, capture):
+            self.recorded.append(member.config.seed)
+            return stepper(member, capture=capture, record=lambda work: work)
+
+        monkeypatch.setattr(local, "stepper", recording)
+        monkeypatch.setattr(_Work, "_on_gpu", lambda _self, _config: True)
+
+    def train(self, plans, on_message=lambda _message: None):
+        """How each ended: (kind, metrics or error); a thread plays the parent."""
+        ours, theirs = multiprocessing.Pipe()
+        ended = {}
+
+        def parent():
+            for number, one in enumerate(plans):
+                ours.send(
+                    (number, Task(one.config, one.chosen, one.command, f"run {number}"), True)
+                )
+            while len(ended) < len(plans):
+                message = ours.recv()
+                on_message(message)
+                if message[0] not in ("look", "epoch", "say"):
+                    ended[message[1]] = (message[0], *message[2:])
+            ours.close()
+
+        thread = threading.Thread(target=parent)
+        before = signal.getsignal(signal.SIGTERM)
+        thread.start()
+        try:
+            lock = threading.Lock()
+
+            def send(*message):
+                with lock:
+                    theirs.send(message)
+
+            _Work(theirs, send).serve()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            thread.join()
+        return [ended[number] for number in range(len(plans))]
+
+
+def weights(plan):
+    return load_file(plan.folder.path / "model.safetensors")
+
+
+def test_members_of_a_bank_end_as_alone_and_fail_by_themselves(tmp_path, monkeypatch):
+    words = [["seed=0"], ["seed=1", "loss.eps=0.1"], ["seed=2", "optim.lr=1e30"], ["seed=3"]]
+    alone = [tiny_plan(tmp_path / "alone", *each) for each in words]
+    for one in alone[:2]:
+        execute(one)
+    bank = Bank(monkeypatch)
+    plans = [tiny_plan(tmp_path / "bank", *each) for each in words]
+    ended = bank.train(plans)
+    assert sorted(bank.recorded) == [0, 1, 2, 3]
+    assert [kind for kind, *_ in ended] == ["finished", "finished", "failed", "finished"]
+    assert "the training loss is not finite at step 2" in ended[2][1]
+    for ours, theirs in zip(plans[:2], alone[:2], strict=True):
+        for name, tensor in weights(theirs).items():
+            assert torch.equal(weights(ours)[name], tensor), name
+
+
+def test_a_bank_that_is_stopped_keeps_all_its_members_and_goes_on(tmp_path, monkeypatch):
+    words = ["train.steps=3000", "artifacts.checkpoint_seconds=1000"]
+    bank = Bank(monkeypatch)
+    plans = [tiny_plan(tmp_path / "bank", *words, f"seed={seed}") for seed in (0, 1)]
+    looked = set()
+
+    def stop(message):
+        if message[0] == "look":
+            looked.add(message[1])
+        if len(looked) == 2 and message[0] == "look":
+            looked.add(None)  # once
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert [kind for kind, *_ in bank.train(plans, stop)] == ["stopped", "stopped"]
+    for one in plans:
+        assert len(list(one.folder.path.glob("attempt-*/checkpoint.pt"))) == 1
+    assert [kind for kind, *_ in bank.train(plans)] == ["finished", "finished"]
+    undisturbed = tiny_plan(tmp_path / "alone", *words, "seed=1")
+    execute(undisturbed)
+    for name, tensor in weights(undisturbed).items():
+        assert torch.equal(weights(plans[1])[name], tensor), name
+
+
+def test_a_device_that_is_lost_fails_no_run(tmp_path, monkeypatch):
+    """All of a process's members lose it; they go on in another."""
+
+    def lost(_member, *, capture):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(local, "stepper", lost)
+    planned = tiny_plan(tmp_path / "runs")
+    with pytest.raises(torch.AcceleratorError):
+        execute(planned)
+    assert not planned.folder.failure()
+    assert not (planned.folder.path / "failure.json").exists()
+    monkeypatch.undo()
+    execute(planned)
+
+
+def test_memory_that_runs_out_is_a_line_and_the_run_goes_on_later(tmp_path, monkeypatch):
+    def full(_member, *, capture):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    monkeypatch.setattr(local, "stepper", full)
+    planned = tiny_plan(tmp_path / "runs")
+    with pytest.raises(UserError, match=r"allocate 2 GiB\. members= or train\.batch_size= takes"):
+        execute(planned)
+    monkeypatch.undo()
+    execute(planned)

@@ -66,7 +66,7 @@ def test_evaluation_moves_nothing_that_training_uses(trained):
 def test_logits_come_in_the_order_of_the_images_whatever_the_batch(trained, batch, monkeypatch):
     member, preprocess, images = trained
     expected = logits_of(member.model, preprocess, images)
-    monkeypatch.setattr(evaluate, "BATCH", batch)
+    monkeypatch.setitem(evaluate.BATCH, "cpu", batch)
     torch.testing.assert_close(logits_of(member.model, preprocess, images), expected)
 
 

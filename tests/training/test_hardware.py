@@ -40,7 +40,7 @@ def timed(monkeypatch, fp32, bf16):
     """Pretend that steps take so many seconds."""
 
     def seconds_of(work, _device):
-        (member,) = work.args
+        member, _ = work.args
         return {"fp32": fp32, "bf16": bf16}[member.config.precision]
 
     monkeypatch.setattr(hardware, "seconds_of", seconds_of)

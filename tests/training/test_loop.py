@@ -319,9 +319,9 @@ def test_divergence_names_the_first_step_whose_loss_is_not_finite(bad, look_seco
         def __getattr__(self, name):
             return getattr(batches, name)
 
-        def draws(self, number):
+        def draws(self, number, steps):
             self.number = number
-            return batches.draws(number)
+            return batches.draws(number, steps)
 
         def pixels(self, draws):
             pixels = batches.pixels(draws)
