@@ -331,7 +331,7 @@ class ArtifactsConfig:
     checkpoint_seconds: float = key(
         30.0,
         "seconds between checkpoints within an epoch; each epoch's end makes one too, "
-        "at most one a second",
+        "at most one a second, and for at most a fiftieth of the time",
         at_least=0,
         aside=True,
     )

@@ -34,6 +34,9 @@ class LocalResponseNorm(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if kernels.fits(x_BCHW):
             return kernels.local_response_norm(x_BCHW, ALPHA)
+        if (gpu := kernels.of_gpu(x_BCHW)) is not None:
+            y_BCHW: Tensor = gpu.local_response_norm(x_BCHW, ALPHA)
+            return y_BCHW
         sums = F.conv2d(x_BCHW * x_BCHW, self.band)
         root = torch.rsqrt(1 + (sums.float() if sums.dtype == torch.bfloat16 else sums))
         return x_BCHW * (root * torch.sqrt(root)).to(x_BCHW.dtype)

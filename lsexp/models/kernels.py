@@ -93,6 +93,21 @@ def fits(x_BCHW: Tensor) -> bool:
     )
 
 
+def of_gpu(x_BCHW: Tensor) -> Any:
+    """The module with the same functions for this tensor on a GPU; None where there is none."""
+    module = _gpu_kernels() if x_BCHW.is_cuda else None
+    return module if module is not None and module.fits(x_BCHW) else None
+
+
+@cache
+def _gpu_kernels() -> Any:
+    try:
+        from lsexp.models import gpu_kernels
+    except ImportError:  # PyTorch brings Triton, but not everywhere
+        return None
+    return gpu_kernels
+
+
 def _array(x_BCHW: Tensor) -> np.ndarray:
     """The memory of a tensor: float32, or uint16 that are the bits of bfloat16; [B * H * W * C]."""
     flat = x_BCHW.detach().permute(0, 2, 3, 1).reshape(-1)

@@ -28,6 +28,13 @@ class BatchNormReLU(nn.BatchNorm2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         count = x_BCHW.numel() // x_BCHW.shape[1]
         slopes = torch.is_grad_enabled() and not self.training
+        gpu = kernels.of_gpu(x_BCHW) if self.training and count > 1 else None
+        if gpu is not None:
+            running = (self.running_mean, self.running_var, self.num_batches_tracked)
+            y_BCHW: Tensor = gpu.batch_norm_relu(
+                x_BCHW, self.weight, self.bias, *running, self.momentum, self.eps
+            )
+            return y_BCHW
         if slopes or count == 1 or not kernels.fits(x_BCHW):  # torch refuses a batch of one value
             return F.relu(super().forward(x_BCHW))
         if not self.training:

@@ -31,8 +31,9 @@ from lsexp.text import say
 from lsexp.training.loop import take_steps
 from lsexp.training.member import MOST_STEPS, Member, update
 
-GRAPH_SECONDS = 0.008
-"""About the time on the host of the steps in a graph, one by one: about a thousand operations."""
+GRAPH_SECONDS = 0.06
+"""About the time on the host of the steps in a graph, one by one: about two thousand operations.
+With few, the host cannot replay those of several members as fast as the device has done them."""
 WARM_UP_STEPS = 3
 
 _recording = threading.Lock()

@@ -24,6 +24,8 @@ from lsexp.training.optimizer import rate
 
 LOOK_SECONDS = 0.25
 LEAST_CHECKPOINT_SECONDS = 1.0
+CHECKPOINT_SHARE = 0.02
+"""Of the time, that checkpoints at the end of passes may take."""
 
 
 class Diverged(Exception):
@@ -140,7 +142,7 @@ def train(
     """
     steps, batch = member.config.train.steps, member.config.train.batch_size
     started = time.monotonic() - progress.seconds
-    saved = time.monotonic()
+    saved, least = time.monotonic(), LEAST_CHECKPOINT_SECONDS
     chunk, looked_step = 1, member.step
     advance = advance or partial(take_steps, member)
     looked = time.monotonic()
@@ -173,10 +175,11 @@ def train(
             watcher.epoch(progress.history[-1])
         stopping = watcher.stopping()
         now = time.monotonic()
-        wait = min(checkpoint_seconds, LEAST_CHECKPOINT_SECONDS) if at_end else checkpoint_seconds
+        wait = min(checkpoint_seconds, least) if at_end else checkpoint_seconds
         if stopping or (now - saved >= wait and member.step < steps):
             watcher.checkpoint(state())
             saved = time.monotonic()
+            least = max(LEAST_CHECKPOINT_SECONDS, (saved - now) / CHECKPOINT_SHARE)
         if stopping and member.step < steps:
             return False
         looked, looked_step = time.monotonic(), member.step

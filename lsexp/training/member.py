@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from lsexp.config import CustomConfig, DistillationConfig, TorchvisionConfig, TrainConfig
 from lsexp.data.batches import Batches, Epoch, Images, Preprocess, generator, input_shape
@@ -66,6 +67,9 @@ class Member:
             init=generator(config.seed, "init"),
             dropout=self.masks,
         ).to(device)
+        foreign = isinstance(config.model, CustomConfig | TorchvisionConfig)
+        on_gpu = device.type == "cuda" and not foreign
+        self.rounded = _rounded_names(self.model) if on_gpu else []
         self.optimizer = build_optimizer(self.model, config.optim)
         crop = config.augment.crop
         self.preprocess = Preprocess.fit(config.data.normalize, train, crop)
@@ -171,7 +175,7 @@ def update(
         enabled=config.precision == "bf16",
         cache_enabled=False,
     ):
-        logits_BK, _ = member.model(images_BCHW)
+        logits_BK, _ = _forward(member, images_BCHW)
     if member.teacher is not None:
         assert isinstance(config.loss, DistillationConfig)
         teacher_BK = member.teacher(pixels_BHWC, draws, own)
@@ -197,6 +201,44 @@ def update(
     member.optimizer.step()
     member.correct += (logits_BK.argmax(1) == labels_B).sum()
     return loss.detach()
+
+
+def _forward(member: Member, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """As `member.model`. On a GPU all weights that autocast would round are rounded at once, since
+    each operation costs the same there, however small."""
+    names = member.rounded
+    if not names or not torch.is_autocast_enabled(member.device.type):
+        found: tuple[Tensor, Tensor] = member.model(images_BCHW)
+        return found
+    weights = _Rounded.apply(*(member.model.get_parameter(name) for name in names))
+    return functional_call(
+        member.model, dict(zip(names, weights, strict=True)), (images_BCHW,), strict=False
+    )
+
+
+def _rounded_names(model: nn.Module) -> list[str]:
+    """Parameters of the layers whose products autocast computes in bfloat16; of our networks."""
+    layers = [
+        (name, one) for name, one in model.named_modules() if type(one) in (nn.Conv2d, nn.Linear)
+    ]
+    return [f"{name}.{own}" for name, one in layers for own, _ in one.named_parameters()]
+
+
+class _Rounded(torch.autograd.Function):
+    """Tensors rounded to bfloat16; slopes come back as float32."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        # empty_like keeps the layout in memory.
+        rounded = tuple(torch.empty_like(one, dtype=torch.bfloat16) for one in tensors)
+        torch._foreach_copy_(rounded, tensors)
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, ...]:
+        wide = tuple(torch.empty_like(one, dtype=torch.float32) for one in slopes)
+        torch._foreach_copy_(wide, slopes)
+        return wide
 
 
 def _copy(value: Any) -> Any:

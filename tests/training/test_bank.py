@@ -278,15 +278,17 @@ def test_on_a_gpu_a_run_resumed_in_the_middle_ends_as_one_undisturbed():
 @pytest.mark.parametrize("kind", ["mlp", "alexnet", "resnet"])
 def test_on_a_gpu_gradients_are_those_of_a_cpu(kind):
     prepare(torch.device("cuda"), 1)
-    for precision, within in (("fp32", 1e-3), ("bf16", 0.1)):
-        config = replace(FULL[kind], precision=precision)
-        slopes = []
-        for where in (torch.device("cuda"), CPU):
-            member = make(replace(config, precision="fp32") if where == CPU else config, where)
-            take_steps(member, 1)
-            slopes.append([one.grad.cpu().double().flatten() for one in member.model.parameters()])
-        ours, theirs = (torch.cat(each) for each in slopes)
-        assert (ours - theirs).norm() < within * theirs.norm(), precision
+
+    def slopes(device, precision):
+        member = make(replace(FULL[kind], precision=precision), device)
+        take_steps(member, 1)
+        return torch.cat([one.grad.cpu().double().flatten() for one in member.model.parameters()])
+
+    exact = slopes(CPU, "fp32")
+    gpu, rough = torch.device("cuda"), slopes(CPU, "bf16")
+    assert (slopes(gpu, "fp32") - exact).norm() < 1e-3 * exact.norm()
+    # In 55 layers of bfloat16 much is lost; no more than on a CPU.
+    assert (slopes(gpu, "bf16") - exact).norm() < 1.5 * (rough - exact).norm()
 
 
 @needs_gpu
