@@ -34,9 +34,6 @@ class LocalResponseNorm(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if kernels.fits(x_BCHW):
             return kernels.local_response_norm(x_BCHW, ALPHA)
-        if (gpu := kernels.of_gpu(x_BCHW)) is not None:
-            y_BCHW: Tensor = gpu.local_response_norm(x_BCHW, ALPHA)
-            return y_BCHW
         sums = F.conv2d(x_BCHW * x_BCHW, self.band)
         root = torch.rsqrt(1 + (sums.float() if sums.dtype == torch.bfloat16 else sums))
         return x_BCHW * (root * torch.sqrt(root)).to(x_BCHW.dtype)
@@ -90,9 +87,19 @@ class AlexNet(nn.Module):
             nn.init.constant_(layer.get_parameter("bias"), bias)
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        # Pooled first: the ReLU of a maximum is the maximum of the ReLUs, with a quarter to do.
-        x = self.norm1(F.relu(same_max_pool(self.conv1(images_BCHW))))
-        x = same_max_pool(self.norm2(F.relu(self.conv2(x))))
+        x = self._convolved(images_BCHW)
         x = F.relu(self.fc1(x.flatten(1)))
         features_BD = F.relu(self.fc2(x))
         return self.fc3(features_BD), features_BD
+
+    def _convolved(self, images_BCHW: Tensor) -> Tensor:
+        if images_BCHW.is_cuda:
+            x = F.conv2d(images_BCHW, self.conv1.weight, padding=2)
+            if (gpu := kernels.of_gpu(x)) is not None:
+                x = gpu.local_response_norm(gpu.max_pool(x, self.conv1.bias), ALPHA)
+                x = F.conv2d(x, self.conv2.weight, padding=2)
+                pooled: Tensor = gpu.max_pool(gpu.local_response_norm(x, ALPHA, self.conv2.bias))
+                return pooled
+        # Pooled first: the ReLU of a maximum is the maximum of the ReLUs, with a quarter to do.
+        x = self.norm1(F.relu(same_max_pool(self.conv1(images_BCHW))))
+        return same_max_pool(self.norm2(F.relu(self.conv2(x))))

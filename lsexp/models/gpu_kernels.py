@@ -27,6 +27,11 @@ TILE = 8192
 SUMS = 4096
 """Elements of the partial sums, at most, which each program of the second pass adds up."""
 WARPS = 8
+POINTS = 1024
+"""Elements that a program of pooling works on."""
+LRN_ROWS = 32
+LEAST_CHANNELS = 16
+"""Of what is normalised: the least side of a product of matrices."""
 
 
 def fits(x_BCHW: Tensor) -> bool:
@@ -278,71 +283,265 @@ def batch_norm_relu(
     return found
 
 
-# Local response normalisation.
+# What follows the convolutions of AlexNet: bias and ReLU, with pooling or with normalisation.
 
 
 @triton.jit
-def _lrn(x, y, whole, size, alpha, C: tl.constexpr, N: tl.constexpr, RADIUS: tl.constexpr):
-    """y, and what is raised to the power -0.75."""
-    at = tl.program_id(0) * N + tl.arange(0, N)
-    channel = at % C
-    total = tl.zeros((N,), tl.float32)
-    for j in tl.static_range(-RADIUS, RADIUS + 1):
-        here = (at < size) & (channel + j >= 0) & (channel + j < C)
-        value = tl.load(x + at + j, here, 0.0).to(tl.float32)
-        total += value * value
-    base = 1 + alpha * total
-    root = tl.sqrt(base)
-    value = tl.load(x + at, at < size, 0.0).to(tl.float32) / (root * tl.sqrt(root))
-    tl.store(y + at, value.to(y.dtype.element_ty), at < size)
-    tl.store(whole + at, base, at < size)
+def _active(value, bias, like: tl.constexpr):
+    """ReLU of a rounded sum, as of tensors of that type."""
+    value = (value + bias.to(like).to(tl.float32)).to(like).to(tl.float32)
+    return tl.where(value < 0, 0.0, value)
 
 
 @triton.jit
-def _lrn_slope(
-    x, dy, dx, whole, size, alpha, C: tl.constexpr, N: tl.constexpr, RADIUS: tl.constexpr
+def _pool(
+    x,
+    bias,
+    y,
+    place,
+    size,
+    H,
+    W,
+    OUT_H,
+    OUT_W,
+    pad_h,
+    pad_w,
+    C: tl.constexpr,
+    N: tl.constexpr,
+    ACTIVE: tl.constexpr,
 ):
+    """Maxima of 3 x 3 with stride 2, and which of the nine each is."""
     at = tl.program_id(0) * N + tl.arange(0, N)
+    inside = at < size
     channel = at % C
+    pixel = at // C
+    column = (pixel % OUT_W) * 2 - pad_w
+    row = ((pixel // OUT_W) % OUT_H) * 2 - pad_h
+    image = pixel // (OUT_W * OUT_H)
+    best = tl.full((N,), float("-inf"), tl.float32)
+    found = tl.zeros((N,), tl.int32)
+    for i in tl.static_range(9):
+        h = row + i // 3
+        w = column + i % 3
+        here = inside & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+        value = tl.load(x + ((image * H + h) * W + w) * C + channel, here, float("-inf"))
+        value = value.to(tl.float32)
+        better = (value > best) | (value != value)
+        best = tl.where(better, value, best)
+        found = tl.where(better, i, found)
+    if ACTIVE:
+        best = _active(best, tl.load(bias + channel), y.dtype.element_ty)
+    tl.store(y + at, best.to(y.dtype.element_ty), inside)
+    tl.store(place + at, found.to(tl.int8), inside)
+
+
+@triton.jit
+def _pool_slope(
+    y,
+    dy,
+    place,
+    dx,
+    size,
+    H,
+    W,
+    OUT_H,
+    OUT_W,
+    pad_h,
+    pad_w,
+    C: tl.constexpr,
+    N: tl.constexpr,
+    ACTIVE: tl.constexpr,
+):
+    """Each input gathers from the windows, four at most, whose maximum it is."""
+    at = tl.program_id(0) * N + tl.arange(0, N)
+    inside = at < size
+    channel = at % C
+    pixel = at // C
+    w = pixel % W + pad_w
+    h = (pixel // W) % H + pad_h
+    image = pixel // (W * H)
     total = tl.zeros((N,), tl.float32)
-    own = tl.zeros((N,), tl.float32)
-    for j in tl.static_range(-RADIUS, RADIUS + 1):
-        here = (at < size) & (channel + j >= 0) & (channel + j < C)
-        base = tl.load(whole + at + j, here, 1.0)
-        root = tl.sqrt(base)
-        power = tl.load(dy + at + j, here, 0.0).to(tl.float32) / (root * tl.sqrt(root))
-        total += power * tl.load(x + at + j, here, 0.0).to(tl.float32) / base
-        if j == 0:
-            own = power
-    value = tl.load(x + at, at < size, 0.0).to(tl.float32)
-    value = own - 1.5 * alpha * value * total
-    tl.store(dx + at, value.to(dx.dtype.element_ty), at < size)
+    for i in tl.static_range(4):
+        row = h // 2 - i // 2
+        column = w // 2 - i % 2
+        number = (h - 2 * row) * 3 + (w - 2 * column)
+        here = inside & (row >= 0) & (row < OUT_H) & (column >= 0) & (column < OUT_W)
+        here = here & (h - 2 * row < 3) & (w - 2 * column < 3)
+        out = ((image * OUT_H + row) * OUT_W + column) * C + channel
+        slope = tl.load(dy + out, here, 0.0).to(tl.float32)
+        if ACTIVE:
+            slope = tl.where(tl.load(y + out, here, 0.0) > 0, slope, 0.0)
+        total += tl.where(tl.load(place + out, here, -1).to(tl.int32) == number, slope, 0.0)
+    tl.store(dx + at, total.to(dx.dtype.element_ty), inside)
 
 
-class _LocalResponseNorm(torch.autograd.Function):
+@triton.jit
+def _column_sums(
+    y, dy, sums, rows, share, C: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr
+):
+    """Sums of dy, where y is positive (MASKED), over a part of the rows; sums [P, C]."""
+    part = tl.program_id(0)
+    channel = tl.arange(0, C)
+    total = tl.zeros((ROWS, C), tl.float32)
+    end = tl.minimum((part + 1) * share, rows)
+    for first in range(part * share, end, ROWS):
+        row = first + tl.arange(0, ROWS)[:, None]
+        at = row * C + channel[None, :]
+        here = row < end
+        slope = tl.load(dy + at, here, 0.0).to(tl.float32)
+        if MASKED:
+            slope = tl.where(tl.load(y + at, here, 0.0) > 0, slope, 0.0)
+        total += slope
+    tl.store(sums + part * C + channel, tl.sum(total, 0))
+
+
+def _bias_slope(dy_BCHW: Tensor, y_BCHW: Tensor | None = None) -> Tensor:
+    """Of a bias behind which y, if given, is that of a ReLU; float32 [C]."""
+    channels, rows, tile, parts, share = _sizes(dy_BCHW)
+    sums_PC = dy_BCHW.new_empty((parts, channels), dtype=torch.float32)
+    fixed = {"C": channels, "ROWS": tile, "MASKED": y_BCHW is not None, "num_warps": WARPS}
+    y = dy_BCHW if y_BCHW is None else y_BCHW  # in the first case it is not read
+    _column_sums[(parts,)](y, dy_BCHW, sums_PC, rows, share, **fixed)
+    return sums_PC.sum(0)
+
+
+def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+    )
+
+
+class _MaxPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_BCHW, alpha):
-        y_BCHW = torch.empty_like(x_BCHW)
-        whole = torch.empty_like(x_BCHW, dtype=torch.float32)
-        size, fixed = x_BCHW.numel(), {"C": x_BCHW.shape[1], "N": 1024, "RADIUS": RADIUS}
-        _lrn[(triton.cdiv(size, 1024),)](x_BCHW, y_BCHW, whole, size, alpha, **fixed)
-        ctx.save_for_backward(x_BCHW, whole)
-        ctx.alpha = alpha
+    def forward(ctx, x_BCHW, bias_C):
+        batch, channels, height, width = x_BCHW.shape
+        out = batch, channels, -(-height // 2), -(-width // 2)
+        y_BCHW = _empty(out, x_BCHW)
+        place_BCHW = torch.empty_like(y_BCHW, dtype=torch.int8)
+        shape = (height, width, *out[2:], height % 2, width % 2)
+        size = y_BCHW.numel()
+        fixed = {"C": channels, "N": POINTS, "ACTIVE": bias_C is not None}
+        grid = (triton.cdiv(size, POINTS),)
+        bias = y_BCHW if bias_C is None else bias_C  # in the first case it is not read
+        _pool[grid](x_BCHW, bias, y_BCHW, place_BCHW, size, *shape, **fixed)
+        ctx.save_for_backward(y_BCHW, place_BCHW)
+        ctx.shape, ctx.fixed, ctx.of = shape, fixed, x_BCHW.shape
         return y_BCHW
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy_BCHW):
-        x_BCHW, whole = ctx.saved_tensors
+        y_BCHW, place_BCHW = ctx.saved_tensors
+        dy_BCHW = dy_BCHW.contiguous(memory_format=torch.channels_last)
+        dx_BCHW = _empty(ctx.of, y_BCHW)
+        size = dx_BCHW.numel()
+        _pool_slope[(triton.cdiv(size, POINTS),)](
+            y_BCHW, dy_BCHW, place_BCHW, dx_BCHW, size, *ctx.shape, **ctx.fixed
+        )
+        return dx_BCHW, _bias_slope(dy_BCHW, y_BCHW) if ctx.fixed["ACTIVE"] else None
+
+
+def max_pool(x_BCHW: Tensor, bias_C: Tensor | None = None) -> Tensor:
+    """Maximum over 3 x 3 with stride 2, padded as TensorFlow's SAME; with a bias, the ReLU of the
+    maximum and it."""
+    y_BCHW: Any = _MaxPool.apply(x_BCHW, bias_C)
+    return y_BCHW
+
+
+@triton.jit
+def _around(value, C: tl.constexpr, RADIUS: tl.constexpr):
+    """Sums over the window of channels around each: a product with a band."""
+    one = tl.arange(0, C)[:, None]
+    other = tl.arange(0, C)[None, :]
+    band = tl.where((one - other <= RADIUS) & (other - one <= RADIUS), 1.0, 0.0)
+    return tl.dot(value, band, input_precision="ieee")
+
+
+@triton.jit
+def _lrn(
+    x,
+    bias,
+    y,
+    whole,
+    rows,
+    alpha,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    RADIUS: tl.constexpr,
+    ACTIVE: tl.constexpr,
+):
+    """y, and what is raised to the power -0.75."""
+    channel = tl.arange(0, C)[None, :]
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    at = row * C + channel
+    value = tl.load(x + at, row < rows, 0.0).to(tl.float32)
+    if ACTIVE:
+        value = _active(value, tl.load(bias + channel), y.dtype.element_ty)
+    base = 1 + alpha * _around(value * value, C, RADIUS)
+    root = tl.sqrt(base)
+    tl.store(y + at, (value / (root * tl.sqrt(root))).to(y.dtype.element_ty), row < rows)
+    tl.store(whole + at, base, row < rows)
+
+
+@triton.jit
+def _lrn_slope(
+    x,
+    bias,
+    dy,
+    dx,
+    whole,
+    rows,
+    alpha,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    RADIUS: tl.constexpr,
+    ACTIVE: tl.constexpr,
+):
+    channel = tl.arange(0, C)[None, :]
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    at = row * C + channel
+    value = tl.load(x + at, row < rows, 0.0).to(tl.float32)
+    if ACTIVE:
+        value = _active(value, tl.load(bias + channel), dx.dtype.element_ty)
+    base = tl.load(whole + at, row < rows, 1.0)
+    root = tl.sqrt(base)
+    power = tl.load(dy + at, row < rows, 0.0).to(tl.float32) / (root * tl.sqrt(root))
+    slope = power - 1.5 * alpha * value * _around(power * value / base, C, RADIUS)
+    if ACTIVE:
+        slope = tl.where(value > 0, slope, 0.0)
+    tl.store(dx + at, slope.to(dx.dtype.element_ty), row < rows)
+
+
+class _LocalResponseNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_BCHW, alpha, bias_C):
+        y_BCHW = torch.empty_like(x_BCHW)
+        whole = torch.empty_like(x_BCHW, dtype=torch.float32)
+        channels = x_BCHW.shape[1]
+        rows = x_BCHW.numel() // channels
+        fixed = {"C": channels, "ROWS": LRN_ROWS, "RADIUS": RADIUS, "ACTIVE": bias_C is not None}
+        bias = whole if bias_C is None else bias_C  # in the first case it is not read
+        grid = (triton.cdiv(rows, LRN_ROWS),)
+        _lrn[grid](x_BCHW, bias, y_BCHW, whole, rows, alpha, **fixed)
+        ctx.save_for_backward(x_BCHW, bias, whole)
+        ctx.rows, ctx.alpha, ctx.fixed = rows, alpha, fixed
+        return y_BCHW
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy_BCHW):
+        x_BCHW, bias, whole = ctx.saved_tensors
         dy_BCHW = dy_BCHW.contiguous(memory_format=torch.channels_last)
         dx_BCHW = torch.empty_like(x_BCHW)
-        size, fixed = x_BCHW.numel(), {"C": x_BCHW.shape[1], "N": 1024, "RADIUS": RADIUS}
-        grid = (triton.cdiv(size, 1024),)
-        _lrn_slope[grid](x_BCHW, dy_BCHW, dx_BCHW, whole, size, ctx.alpha, **fixed)
-        return dx_BCHW, None
+        grid = (triton.cdiv(ctx.rows, LRN_ROWS),)
+        _lrn_slope[grid](x_BCHW, bias, dy_BCHW, dx_BCHW, whole, ctx.rows, ctx.alpha, **ctx.fixed)
+        if not ctx.fixed["ACTIVE"]:
+            return dx_BCHW, None, None
+        return dx_BCHW, None, _bias_slope(dx_BCHW)
 
 
-def local_response_norm(x_BCHW: Tensor, alpha: float) -> Tensor:
-    """Each activation by (1 + alpha * sum of squares of 9 channels around it) ** 0.75."""
-    y_BCHW: Any = _LocalResponseNorm.apply(x_BCHW, alpha)
+def local_response_norm(x_BCHW: Tensor, alpha: float, bias_C: Tensor | None = None) -> Tensor:
+    """Each activation by (1 + alpha * sum of squares of 9 channels around it) ** 0.75; with a bias,
+    of the ReLU of x and it."""
+    y_BCHW: Any = _LocalResponseNorm.apply(x_BCHW, alpha, bias_C)
     return y_BCHW

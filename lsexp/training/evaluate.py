@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lsexp.data.batches import Images, Preprocess
 from lsexp.models import evaluating
 
-BATCH = {"cpu": 125, "cuda": 1000}
+BATCH = {"cpu": 125, "cuda": 2000}
 """Images in a forward pass; fixed, since it may move the last bit of a logit.
 
 On a CPU the convolutional networks are up to four times slower with 1000: their activations then

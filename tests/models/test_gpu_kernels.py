@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lsexp.models.alexnet import ALPHA
+from lsexp.models.alexnet import ALPHA, same_max_pool
 from lsexp.models.resnet import BatchNormReLU
 
 pytest.importorskip("triton")
@@ -80,19 +80,55 @@ def test_batch_norm_relu_is_torchs(shape, shift, dtype, ours):
     assert layer.num_batches_tracked == 1
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(2, 64, 5, 5), (1, 8, 3, 1), (3, 128, 6, 6)])
-def test_local_response_norm_is_torchs(shape, dtype, ours):
+def behind_a_convolution(ours, exact, shape, dtype, biased):
+    """Compare a layer with another; `biased`: of the ReLU of x and a bias."""
     x = activation(shape, dtype) * 20
+    bias = torch.linspace(-20, 20, shape[1], device=DEVICE).to(dtype)
     found_x, exact_x = (x.detach().to(kind).requires_grad_() for kind in (dtype, torch.float64))
-    found = ours.local_response_norm(found_x, ALPHA)
-    exact = torch.nn.LocalResponseNorm(9, alpha=9 * ALPHA, beta=0.75, k=1)(exact_x)
-    slope = activation(shape, dtype)
-    (dx,) = torch.autograd.grad(found, [found_x], slope)
-    (expected,) = torch.autograd.grad(exact, [exact_x], slope.double())
-    for one, other in ((found, exact), (dx, expected)):
+    found_b, exact_b = (bias.detach().to(kind).requires_grad_() for kind in (dtype, torch.float64))
+    found = ours(found_x, found_b if biased else None)
+    # In bfloat16 rounding makes equals of neighbours: let both see the same ones.
+    given = (found_x + found_b[:, None, None]).relu() if biased else found_x
+    given = exact_x + (given - found_x).double() if dtype == torch.bfloat16 else exact_x
+    if biased and dtype != torch.bfloat16:
+        given = F.relu(exact_x + exact_b[:, None, None])
+    expected = exact(given)
+    slope = activation(tuple(found.shape), dtype)
+    inputs = [found_x, found_b] if biased else [found_x]
+    slopes = torch.autograd.grad(found, inputs, slope)
+    pairs = [(found, expected)]
+    if dtype != torch.bfloat16:
+        wide = [exact_x, exact_b] if biased else [exact_x]
+        pairs += zip(slopes, torch.autograd.grad(expected, wide, slope.double()), strict=True)
+    for one, other in pairs:
         within = (1e-2 if dtype == torch.bfloat16 else 1e-5) * other.abs().max()
         assert (one.double() - other).abs().max() < within
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 64, 5, 5), (1, 16, 3, 1), (3, 128, 6, 6)])
+def test_local_response_norm_is_torchs(shape, dtype, biased, ours):
+    exact = torch.nn.LocalResponseNorm(9, alpha=9 * ALPHA, beta=0.75, k=1)
+    behind_a_convolution(
+        lambda x, bias: ours.local_response_norm(x, ALPHA, bias), exact, shape, dtype, biased
+    )
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 16, 6, 6), (2, 64, 5, 7), (1, 16, 1, 1), (3, 32, 24, 24)])
+def test_pooling_is_torchs(shape, dtype, biased, ours):
+    behind_a_convolution(ours.max_pool, same_max_pool, shape, dtype, biased)
+
+
+def test_of_equal_maxima_the_first_has_the_slope(ours):
+    x = torch.ones(1, 16, 4, 4, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    ours.max_pool(x).sum().backward()
+    expected = x.detach().clone().requires_grad_()
+    same_max_pool(expected).sum().backward()
+    assert torch.equal(x.grad, expected.grad)
 
 
 def test_a_nan_stays_one_and_is_not_hidden_by_relu(ours):
