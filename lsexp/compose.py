@@ -103,6 +103,8 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
         if name in own and equals:
             value = _as_list(name, value) if "list" in str(own[name].type) else value
             word = f"study.{name}={value}"
+        elif word == "members=auto":  # as people type it; a number or nothing to Hydra
+            word = "members=null"
         elif name == "study" or name.startswith("study."):
             raise unknown(word, "key", _known(own), help_command)
         typed.append(word)

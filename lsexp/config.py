@@ -357,6 +357,11 @@ class TrainConfig:
     capture: bool = key(
         True, "on a GPU, replay steps as CUDA graphs; false: take them one by one", aside=True
     )
+    fast: bool = key(
+        False,
+        "on a GPU, also kernels whose last bits differ from run to run; the weights then too",
+        aside=True,
+    )
     threads: int | None = key(
         None, "CPU threads; null: one per core", at_least=1, at_most=1024, aside=True
     )
@@ -397,8 +402,8 @@ class SweepConfig(TrainConfig):
     )
     members: int | None = key(
         None,
-        "runs that a process trains at once on a GPU; null: as many as its memory has room for, "
-        "up to 8; on a CPU one",
+        "runs that a process trains at once on a GPU; null or auto: as many as its memory has room "
+        "for, up to 8; on a CPU one",
         at_least=1,
         at_most=32,
         aside=True,

@@ -161,3 +161,20 @@ def test_what_is_to_be_run_is_understood(script, capsys):
             if verb != "report":
                 assert main([verb, *words, "--cfg", "job"]) == 0, command
     capsys.readouterr()
+
+
+def test_the_readmes_speed_on_a_gpu_is_that_of_results():
+    rows = pd.read_csv(ROOT / "results/bench/cuda-h200.csv")
+
+    def best(recipe, kernels, runs):
+        chosen = (rows.recipe == recipe) & (rows.kernels == kernels) & (rows.runs_at_once == runs)
+        return rows[chosen].images_per_second.max()
+
+    pattern = r"make ([0-9,]+) images/s of MNIST's MLP, ([0-9,]+) of AlexNet and ([0-9,]+) of the"
+    typed = [int(number.replace(",", "")) for number in re.search(pattern, README).groups()]
+    recipes = ("mnist_mlp", "cifar10_alexnet", "cifar10_resnet56_thin")
+    for number, recipe in zip(typed, recipes, strict=True):
+        assert number == pytest.approx(best(recipe, "deterministic", 8), rel=0.01)
+    thin = [best("cifar10_resnet56_thin", kernels, 6) for kernels in ("fast", "deterministic")]
+    assert "for a quarter more" in README
+    assert 1.2 < thin[0] / thin[1] < 1.3

@@ -9,14 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support import FINISHED, TINY, lsexp, names, tiny_plan, until_it_saves, weights
 
 from lsexp.cli import main
+from lsexp.config import SweepConfig, TorchvisionConfig
+from lsexp.errors import UserError
 from lsexp.launch.local import execute
+from lsexp.sweep.work import Hands, hands_for, members_of
 
 WORDS = ["budget=smoke", "artifacts.tensorboard=false", "workers=2"]
 ONE = [*WORDS[:-1], "workers=1"]
@@ -204,6 +209,9 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path, capsys, monkeypatc
         ("eps seeds=0", "seeds=0: is how many; seeds=0, is the one seed 0"),
         ("eps seeds=-1", "seeds=-1: must be at least 0"),
         ("eps workers=0", "workers=0: must be at least 1 and at most 1024; `lsexp sweep eps"),
+        ("eps members=4 device=cpu", "members=4: a process trains several runs at once on a GPU o"),
+        ("eps members=99", "members=99: must be at least 1 and at most 32"),
+        ("eps members=auto workers=0", "workers=0: must be"),
         ("eps epss=1", "epss=1: no such key"),
         ("eps teacher.optim.lr=1", "teacher.optim.lr=1: eps has no other teachers"),
         ("information student.optim.lr=1", "student.optim.lr=1: needs students=true"),
@@ -692,3 +700,34 @@ def test_logits_of_anybody(tmp_path, monkeypatch, capsys):
     assert out[1].split()[0] == "theirs"
     assert out[-1] == "o/calibration/logits-theirs-bins=10/risk_coverage.csv"
     assert all((tmp_path / line).exists() for line in out[-7:])
+
+
+@pytest.mark.parametrize(
+    ("asked", "runs", "gigabytes", "needed", "members"),
+    [
+        (None, 20, 100, 1, 8),  # by then they fill it
+        (None, 3, 100, 1, 3),
+        (None, 20, 4, 1.5, 2),
+        (None, 20, 1, 1.5, 1),
+        (16, 20, 1, 1.5, 16),
+    ],
+)
+def test_a_gpu_has_as_many_members_as_its_memory_has_room_for(
+    asked, runs, gigabytes, needed, members, tmp_path, monkeypatch
+):
+    plans = [tiny_plan(tmp_path)] * runs
+    monkeypatch.setattr("lsexp.launch.plan.device_memory", lambda _plans: (gigabytes, needed))
+    assert members_of(plans, Hands(1, 1, asked)) == members
+
+
+def test_on_a_gpu_one_process_trains_all_and_foreign_networks_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    base = tiny_plan(tmp_path, "device=cpu").config
+    on_gpu = replace(base, device="cuda")
+    assert hands_for(SweepConfig(), on_gpu, 20) == Hands(1, 1, None)
+    assert hands_for(SweepConfig(workers=2), base, 20) == Hands(2, 1, 1)
+    foreign = replace(on_gpu, model=TorchvisionConfig())
+    assert hands_for(SweepConfig(), foreign, 20) == Hands(1, 1, 1)
+    with pytest.raises(UserError, match="members=2: networks that are not ours draw from a gen"):
+        hands_for(SweepConfig(members=2), foreign, 20)
+    assert str(Hands(1, 1, None)) == "1 worker, several runs at once in each"

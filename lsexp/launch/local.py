@@ -98,9 +98,9 @@ def _bring_to_its_end(
     """As `execute`, snapshots apart; {} as soon as it is `needless`."""
     folder, config = plan.folder, plan.config
     # Here too: a run before in this process may have kept to another number of threads.
-    prepare(plan.device, config.threads or 1)
+    prepare(plan.device, config.threads or 1, fast=config.fast)
     folder.create(config, plan.identity, plan.chosen)
-    env = environment(plan.device, config.precision)
+    env = environment(plan.device, config.precision, fast=config.fast)
     told: list[str] = []
 
     def over() -> bool:
@@ -212,10 +212,11 @@ def _take_over(
 
 def _check_repeatable(plan: Plan, metrics: dict[str, Any]) -> None:
     """Refuse before hours of training what could not end in the same weights."""
-    here = environment(plan.device, plan.config.precision)._asdict()
+    here = environment(plan.device, plan.config.precision).decisive()  # never fast: not repeatable
     for part in metrics["provenance"]["segments"]:
-        for name in ("device", "cpu_class", "torch"):
-            then, now = part["environment"].get(name), here[name]
+        of_part = Environment(**part["environment"]).decisive()
+        for name, now in here.items():
+            then = of_part.get(name, now)
             if then != now and plan.config.resume == "exact":
                 there = "device=cpu trains there, " if (name, then) == ("device", "cpu") else ""
                 raise UserError(
@@ -363,7 +364,7 @@ def _train_claimed(
                 progress,
                 checkpoint_seconds=config.artifacts.checkpoint_seconds,
                 snapshots=plan.snapshots,
-                advance=stepper(member, capture=config.capture),
+                advance=stepper(member, capture=config.capture, exact=not config.fast),
             )
         finally:
             recorder.close()
@@ -425,8 +426,10 @@ def _state_to_resume(
 def _keep_to(began: Environment, here: Environment, plan: Plan) -> Environment:
     """Train on with what the run began with; only the number of threads can be set."""
     if plan.config.resume == "exact":
-        for name, before, now in zip(Environment._fields, began, here, strict=True):
-            if before != now and name != "threads":
+        now_here = here.decisive()
+        for name, before in began.decisive().items():
+            now = now_here.get(name, before)
+            if before != now:
                 raise UserError(
                     f"{plan.folder.path}: began with {name} {before}, here it is {now}: the "
                     f"weights would not be those of an undisturbed run; resume=any goes on "

@@ -177,7 +177,7 @@ def plan(
         device=device.type,
         threads=threads,
     )
-    prepare(device, threads)
+    prepare(device, threads, fast=config.fast)
     _check_windows(config, dataset)
     if dataset.image_shape[:2] == (config.augment.crop, config.augment.crop):  # that is no crop
         config = replace(config, augment=replace(config.augment, crop=None))
@@ -323,10 +323,10 @@ def seconds_of_training(plan: Plan, *, measure_seconds: float = 1.5) -> float:
     with stream(plan.device):
         images = plan.images("train")
         member = Member(_taught_by_labels(plan.config), images, plan.dataset.num_classes)
-        advance = stepper(member, capture=plan.config.capture)
+        advance = stepper(member, capture=plan.config.capture, exact=not plan.config.fast)
         advance(1)
         times: list[float] = []
-        while sum(times) < measure_seconds and len(times) < 50:
+        while not times or (sum(times) < measure_seconds and len(times) < 50):
             member.reset_sums()
             times.append(seconds_of(partial(advance, 1), plan.device))
         taught = 0.0 if plan.teaching is None else seconds_of_pass(plan)

@@ -2,7 +2,7 @@
 
 features_BD is the input of the last linear layer, whose dotted name is the attribute `head_name`.
 mlp.py, alexnet.py and resnet.py are those of the paper, foreign.py takes in torchvision's and the
-user's own.
+user's own. kernels.py and gpu_kernels.py have their layers fused, for a CPU and for a GPU.
 """
 
 from __future__ import annotations

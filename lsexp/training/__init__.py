@@ -2,6 +2,7 @@
 
 member.py     a network, its optimiser and its batches; one step
 optimizer.py  parameter groups and the schedule of the rate
+bank.py       steps recorded as CUDA graphs and replayed, for several members on one GPU
 loop.py       steps until the end, looks at the clock, epochs, best val, divergence
 history.py    the rows of history.csv
 evaluate.py   forward passes over a split

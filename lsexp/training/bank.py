@@ -35,6 +35,8 @@ GRAPH_SECONDS = 0.06
 """About the time on the host of the steps in a graph, one by one: about two thousand operations.
 With few, the host cannot replay those of several members as fast as the device has done them."""
 WARM_UP_STEPS = 3
+NEAR = 0.05
+"""Of the norm of a tensor, that steps with other kernels may be away after a graph's steps."""
 
 _recording = threading.Lock()
 _own = threading.local()
@@ -80,13 +82,15 @@ class CudaRecorder:
 
 
 def stepper(
-    member: Member, *, capture: bool = True, record: Recorder | None = None
+    member: Member, *, capture: bool = True, exact: bool = True, record: Recorder | None = None
 ) -> Callable[[int], None]:
     """What takes so many steps with a member: graphs on a GPU, where they can be had, else one
     `step` after the other. Call it, and what it gives, in the member's `stream`.
 
     Args:
         capture: whether to try graphs at all.
+        exact: whether they must do the same in every bit; else about the same, where kernels are
+            not deterministic.
         record: in the place of CUDA's; tests have one.
     """
     if not capture or (record is None and member.device.type != "cuda"):
@@ -98,7 +102,7 @@ def stepper(
         collecting = gc.isenabled()
         gc.disable()  # what is collected while a graph is recorded may free what it must not
         try:
-            return Captured(member, record or CudaRecorder(member)).advance
+            return Captured(member, record or CudaRecorder(member), exact=exact).advance
         except NotTrusted as error:
             say(f"steps are not captured as a graph: {error}; they are taken one by one, slower")
             return partial(take_steps, member)
@@ -123,8 +127,9 @@ class Captured:
         NotTrusted: the member is as it was.
     """
 
-    def __init__(self, member: Member, record: Recorder):
+    def __init__(self, member: Member, record: Recorder, *, exact: bool = True):
         self.member = member
+        self.exact = exact
         before = _State(member)
         began = 0.0
         for _ in range(WARM_UP_STEPS):  # the first chooses kernels, and allocates
@@ -174,7 +179,7 @@ class Captured:
         return work
 
     def _check(self, steps: int, before: _State) -> None:
-        """Compare replayed steps with the same taken one by one, bit for bit."""
+        """Compare replayed steps with the same taken one by one."""
         member = self.member
         member.reset_sums()
         take_steps(member, steps)
@@ -182,7 +187,7 @@ class Captured:
         before.restore()
         member.reset_sums()
         self._replayed(steps)
-        same = expected == _State(member, steps)
+        same = expected.like(_State(member, steps), exact=self.exact)
         before.restore()
         if not same:
             raise NotTrusted(f"{steps} replayed steps end in other weights than the same in turn")
@@ -237,17 +242,23 @@ class _State:
         self.member.masks.set_state(self.masks)
         self.member.step, self.member.since_reset = self.step, self.count
 
-    def __eq__(self, other: object) -> bool:
-        assert isinstance(other, _State)
+    def like(self, other: _State, *, exact: bool) -> bool:
+        alike = _equal if exact else _near
         pairs = zip(self.tensors, other.tensors, strict=True)
-        return torch.equal(self.masks, other.masks) and all(_alike(*pair) for pair in pairs)
+        return torch.equal(self.masks, other.masks) and all(alike(*pair) for pair in pairs)
 
 
-def _alike(first: Tensor, second: Tensor) -> bool:
-    """Equal in every bit; a NaN too."""
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """In every bit; a NaN too."""
     if first.dtype == torch.float32:
         first, second = first.view(torch.int32), second.view(torch.int32)
     return torch.equal(first, second)
+
+
+def _near(first: Tensor, second: Tensor) -> bool:
+    """Whole numbers are counts: of images that are right, a few may differ."""
+    first, second = first.double(), second.double()
+    return bool((first - second).norm() <= NEAR * first.norm() + 1e-6)
 
 
 def _fill(static: Epoch, drawn: Epoch, names: tuple[str, ...], size: int) -> None:

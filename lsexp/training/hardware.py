@@ -24,13 +24,24 @@ TIMED_STEPS = 5
 
 
 class Environment(NamedTuple):
-    """What the last bit of the weights depends on, recorded when training starts."""
+    """What the last bit of the weights depends on, recorded when training starts.
+
+    kernels: "deterministic", or "fast" with the key of that name.
+    """
 
     device: str
     cpu_class: str
     precision: str
     threads: int
     torch: str
+    kernels: str = "deterministic"
+
+    def decisive(self) -> dict[str, str]:
+        """What cannot be set at will and decides the weights: on a GPU, not the CPU beside it."""
+        names = ["device", "precision", "torch", "kernels"]
+        return {name: getattr(self, name) for name in names} | (
+            {"cpu_class": self.cpu_class} if self.device == "cpu" else {}
+        )
 
 
 def resolve_device(device: str) -> torch.device:
@@ -45,14 +56,15 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def prepare(device: torch.device, threads: int) -> None:
-    """Set the process up so that equal configs give equal weights, and memory is kept."""
+def prepare(device: torch.device, threads: int, *, fast: bool = False) -> None:
+    """Set the process up so that equal configs give equal weights (unless `fast`, on a GPU), and
+    memory is kept."""
     torch.set_num_threads(threads)
     _keep_memory()
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = not fast
+        torch.backends.cudnn.benchmark = fast
         # float32 means float32, in evaluation above all: not products of 10-bit mantissas.
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
@@ -92,10 +104,15 @@ def cpu_class() -> str:
     return next((name for flag, name in names.items() if has.get(flag)), platform.machine())
 
 
-def environment(device: torch.device, precision: str) -> Environment:
-    name = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+def environment(device: torch.device, precision: str, *, fast: bool = False) -> Environment:
+    on_cpu = device.type == "cpu"
     return Environment(
-        name, cpu_class(), precision, torch.get_num_threads(), str(torch.__version__)
+        "cpu" if on_cpu else torch.cuda.get_device_name(device),
+        cpu_class(),
+        precision,
+        torch.get_num_threads(),
+        str(torch.__version__),
+        "fast" if fast and not on_cpu else "deterministic",
     )
 
 

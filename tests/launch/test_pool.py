@@ -116,9 +116,9 @@ class Bank:
     def __init__(self, monkeypatch):
         self.recorded = []
 
-        def recording(member, *, capture):
+        def recording(member, *, capture, exact):
             self.recorded.append(member.config.seed)
-            return stepper(member, capture=capture, record=lambda work: work)
+            return stepper(member, capture=capture, exact=exact, record=lambda work: work)
 
         monkeypatch.setattr(local, "stepper", recording)
         monkeypatch.setattr(_Work, "_on_gpu", lambda _self, _config: True)
@@ -203,7 +203,7 @@ def test_a_bank_that_is_stopped_keeps_all_its_members_and_goes_on(tmp_path, monk
 def test_a_device_that_is_lost_fails_no_run(tmp_path, monkeypatch):
     """All of a process's members lose it; they go on in another."""
 
-    def lost(_member, *, capture):
+    def lost(_member, **_):
         raise torch.AcceleratorError("CUDA error: an illegal memory access")
 
     monkeypatch.setattr(local, "stepper", lost)
@@ -217,7 +217,7 @@ def test_a_device_that_is_lost_fails_no_run(tmp_path, monkeypatch):
 
 
 def test_memory_that_runs_out_is_a_line_and_the_run_goes_on_later(tmp_path, monkeypatch):
-    def full(_member, *, capture):
+    def full(_member, **_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
     monkeypatch.setattr(local, "stepper", full)

@@ -88,7 +88,7 @@ def test_prepare_sets_the_threads_that_environment_records():
         hardware.prepare(torch.device("cpu"), threads)
         assert torch.get_num_threads() == threads
         found = hardware.environment(torch.device("cpu"), "bf16")
-        assert found == ("cpu", cpu_class(), "bf16", threads, torch.__version__)
+        assert found == ("cpu", cpu_class(), "bf16", threads, torch.__version__, "deterministic")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
