@@ -416,7 +416,8 @@ def draw(_study: Config, results: Sequence[Result]) -> dict[str, Figure]:
         if len(results) == 1:
             figure.suptitle(plain(f"{result.title} ({counts})"))
         else:
-            axes[0].set_title(plain(f"{result.title} ({counts})"), loc="left", fontsize=8)
+            title = plain(f"{result.title} ({counts})")
+            axes[0].set_title(title, loc="left", fontsize=8, pad=36)  # above the legend
     return {"eps": figure}
 
 
@@ -485,4 +486,5 @@ def _draw_panel(axis: Any, result: Result, metric: str, factor: float, label: st
         )
     axis.set_xlabel("eps (smoothing)")
     axis.set_ylabel(label)
-    axis.legend(fontsize=7)
+    # Above, where it covers no bar.
+    axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
