@@ -364,7 +364,7 @@ def _ways(config: TrainConfig, cores: int, device: str, options: dict[str, Any])
     """What is measured: a run alone, a sweep, and on a GPU what lies between."""
     threads = config.threads or 1
     if device == "cuda":
-        counts = options["members"]
+        counts = sorted({1, *options["members"]})
         middle = [_Way(f"members {count}", 1, threads, count) for count in counts]
         return [_Way("eager", 1, threads, capture=False), *middle]
     workers = options["workers"] or max(1, cores // threads)
@@ -472,7 +472,7 @@ def _measure_recipe(
         figure.of_limit = figure.value * flops / limit
         row[way.name] = figure
     if plan.config.device == "cuda":
-        row["alone"] = row[f"members {min(options['members'])}"]
+        row["alone"] = row["members 1"]
         row["sweep"] = row[f"members {max(options['members'])}"]
     return row
 

@@ -718,6 +718,8 @@ def test_a_gpu_has_as_many_members_as_its_memory_has_room_for(
     plans = [tiny_plan(tmp_path)] * runs
     monkeypatch.setattr("lsexp.launch.plan.device_memory", lambda _plans: (gigabytes, needed))
     assert members_of(plans, Hands(1, 1, asked)) == members
+    foreign = replace(plans[0], config=replace(plans[0].config, model=TorchvisionConfig()))
+    assert members_of([*plans, foreign], Hands(1, 1, asked)) == 1
 
 
 def test_on_a_gpu_one_process_trains_all_and_foreign_networks_one_by_one(tmp_path, monkeypatch):

@@ -37,6 +37,10 @@ class Elsewhere(Exception):
     """Another process trains the run now."""
 
 
+class OutOfMemory(UserError):
+    """The memory of the device did not suffice."""
+
+
 class Removed(UserError):
     """The folder of a run was removed while it was waited for or trained."""
 
@@ -121,6 +125,8 @@ def _bring_to_its_end(
     def waiting(record: Record) -> None:
         if not how.wait:
             raise Elsewhere
+        if how.signals:
+            raise Stopped(f"stopped by {how.signals[0]}", exit_code=1)
         if record["nonce"] not in told:
             told.append(record["nonce"])
             say(f"{folder.path} is being trained by {describe(record)}; waiting for it")
@@ -168,6 +174,7 @@ def _train_aside(plan: Plan, metrics: dict[str, Any], how: _How) -> None:
         plan.config,
         artifacts=replace(plan.config.artifacts, tensorboard=False),
         threads=metrics["config"]["threads"],
+        fast=False,  # which ends in other weights
     )
     _check_repeatable(plan, metrics)
     try:
@@ -315,21 +322,37 @@ def _train(plan: Plan, claim: Claim, env: Environment, how: _How) -> None:
             f"goes on from the last checkpoint",
             exit_code=1,
         ) from error
-    except torch.OutOfMemoryError as error:
-        claim.release()
-        raise UserError(
-            f"{folder.path}: {str(error).splitlines()[0]} members= or train.batch_size= takes "
-            f"less; the same command goes on from the last checkpoint",
-            exit_code=1,
-        ) from error
-    except (UserError, KeyboardInterrupt, torch.AcceleratorError):  # the device's fault, not its
+    except (UserError, KeyboardInterrupt):
         claim.release()
         raise
     except Exception as error:
+        lost = _lost(plan.device, error)
+        if lost is not None:  # the device's fault, not the run's
+            claim.release()
+            raise lost from error
         folder.fail(claim, failure(plan, error), keep_checkpoint=True)
         raise
     if signals and others is None:  # came while the run was ending: the words still stand
         signal.raise_signal(signal.Signals[signals[0]])
+
+
+def _lost(device: torch.device, error: Exception) -> Exception | None:
+    """What to raise where a device has no memory left, or has failed for this whole process."""
+    if isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, torch.AcceleratorError) and "out of memory" in str(error)
+    ):
+        line = str(error).splitlines()[0].rstrip(".")
+        return OutOfMemory(
+            f"{line}; fewer runs at once (members=1) or device=cpu need less, and the same command "
+            f"goes on from the last checkpoint",
+            exit_code=1,
+        )
+    if device.type == "cuda" and not isinstance(error, torch.AcceleratorError):
+        try:  # libraries tell of it in words of their own
+            torch.cuda.synchronize(device)
+        except torch.AcceleratorError as found:
+            return found
+    return error if isinstance(error, torch.AcceleratorError) else None
 
 
 def _train_claimed(
@@ -364,7 +387,9 @@ def _train_claimed(
                 progress,
                 checkpoint_seconds=config.artifacts.checkpoint_seconds,
                 snapshots=plan.snapshots,
-                advance=stepper(member, capture=config.capture, exact=not config.fast),
+                advance=stepper(
+                    member, capture=config.capture, exact=not config.fast, name=folder.path.name
+                ),
             )
         finally:
             recorder.close()

@@ -48,6 +48,7 @@ from lsexp.runs.store import RunFolder, aside_of, runs_folder, snapshot_path
 from lsexp.text import duration
 from lsexp.training.bank import stepper, stream
 from lsexp.training.checkpoint import unpack
+from lsexp.training.evaluate import logits_of
 from lsexp.training.hardware import (
     choose_precision,
     cpu_class,
@@ -56,7 +57,7 @@ from lsexp.training.hardware import (
     resolve_device,
     seconds_of,
 )
-from lsexp.training.member import Member
+from lsexp.training.member import MOST_STEPS, Member
 from lsexp.training.optimizer import parameter_groups
 from lsexp.training.snapshots import snapshot_steps
 
@@ -177,7 +178,7 @@ def plan(
         device=device.type,
         threads=threads,
     )
-    prepare(device, threads, fast=config.fast)
+    prepare(device, threads)
     _check_windows(config, dataset)
     if dataset.image_shape[:2] == (config.augment.crop, config.augment.crop):  # that is no crop
         config = replace(config, augment=replace(config.augment, crop=None))
@@ -188,6 +189,7 @@ def plan(
     if config.precision == "auto":
         precision = _precision(config, dataset, splits, device, source, remember=remember)
         config = replace(config, precision=precision)
+    prepare(device, threads, fast=config.fast)
     identity = {**science(config, dataset.digest), **source}
     name = run_name(config, dataset.name, identity)
     found = Plan(
@@ -324,18 +326,20 @@ def seconds_of_training(plan: Plan, *, measure_seconds: float = 1.5) -> float:
         images = plan.images("train")
         member = Member(_taught_by_labels(plan.config), images, plan.dataset.num_classes)
         advance = stepper(member, capture=plan.config.capture, exact=not plan.config.fast)
+        # On a GPU as many as a graph may have.
+        count = 1 if plan.device.type == "cpu" else min(MOST_STEPS, len(member.losses_S) - 1)
         advance(1)
         times: list[float] = []
         while not times or (sum(times) < measure_seconds and len(times) < 50):
             member.reset_sums()
-            times.append(seconds_of(partial(advance, 1), plan.device))
+            times.append(seconds_of(partial(advance, count), plan.device) / count)
         taught = 0.0 if plan.teaching is None else seconds_of_pass(plan)
     return (float(np.median(times)) + taught) * plan.config.train.steps
 
 
 def device_memory(plans: Sequence[Plan]) -> tuple[float, float]:
-    """Bytes: free on the GPU, less a tenth; and what the neediest of these runs takes there, with a
-    quarter more for evaluation."""
+    """Bytes: free on the GPU, less a tenth and 1 GB for a process; and what the neediest of these
+    runs takes there, in training and in evaluation, with a tenth more."""
     device = plans[0].device
     needed = 0.0
     for plan in plans:
@@ -343,10 +347,14 @@ def device_memory(plans: Sequence[Plan]) -> tuple[float, float]:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_reserved(device)
         seconds_of_training(plan, measure_seconds=0)
-        needed = max(needed, 1.25 * (torch.cuda.max_memory_reserved(device) - before))
+        with stream(device):
+            images = plan.images("test")
+            member = Member(_taught_by_labels(plan.config), images, plan.dataset.num_classes)
+            logits_of(member.model, member.preprocess, images)
+        needed = max(needed, 1.1 * (torch.cuda.max_memory_reserved(device) - before))
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    return 0.9 * free, needed
+    return max(0.0, 0.9 * free - 1e9), needed
 
 
 def _taught_by_labels(config: TrainConfig) -> TrainConfig:

@@ -186,9 +186,10 @@ class Pool:
                         ready, elsewhere = _ready(tasks, outcomes, todo), deque()
                         again = time.monotonic() + AGAIN_SECONDS
                     for worker in [one for _ in range(members) for one in self._workers]:
-                        fitting = [n for n in ready if worker.takes(n, tasks, members)]
-                        if fitting:
-                            number = fitting[0]
+                        if len(worker.tasks) >= members:
+                            continue
+                        fitting = (n for n in ready if worker.takes(n, tasks, members))
+                        if (number := next(fitting, None)) is not None:
                             ready.remove(number)
                             todo.remove(number)
                             # Who has nothing else to do waits there: only somebody who watches
@@ -245,6 +246,11 @@ class Pool:
                     todo.append(number)
                 elif kind == "finished":
                     outcomes[number] = Outcome(metrics=values[0])
+                elif kind == "alone" and not tasks[number].deaths:
+                    # The others may have had the memory; alone it has all of it.
+                    tasks[number].deaths += 1
+                    screen.say(f"{values[0]}; it goes on alone")
+                    todo.appendleft(number)
                 else:
                     outcomes[number] = Outcome(error=values[0])
                 screen.end(number, outcomes[number])
@@ -386,8 +392,7 @@ class _Work:
         self.send = send
         self.planning = threading.Lock()
         self.planner: Any = None
-        self.running: list[Future[None]] = []
-        self.signals: list[str] = []
+        self.running: list[tuple[Future[None], list[str]]] = []
 
     def serve(self) -> None:
         members = ThreadPoolExecutor(MOST_MEMBERS, thread_name_prefix="lsexp-member")
@@ -398,9 +403,11 @@ class _Work:
                 members.shutdown()
                 return
             if self._on_gpu(task.config):
-                self._stop_all_together()
-                given = members.submit(self.train, number, task, waiting, self.signals)
-                self.running.append(given)
+                signal.signal(signal.SIGTERM, self._stop)
+                signals: list[str] = []
+                given = members.submit(self._member, number, task, waiting, signals)
+                running = [one for one in self.running if not one[0].done()]
+                self.running = [*running, (given, signals)]
             else:
                 self.train(number, task, waiting)
 
@@ -412,12 +419,19 @@ class _Work:
         except UserError:  # told where it is planned
             return False
 
-    def _stop_all_together(self) -> None:
-        """Only the main thread of a process is told of signals; it tells all members."""
-        self.running = [one for one in self.running if not one.done()]
-        if not self.running:
-            self.signals.clear()  # of members that have stopped
-        signal.signal(signal.SIGTERM, lambda *_: self.signals.append("SIGTERM"))
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Only the main thread of a process is told of signals; it tells the members that run."""
+        for _, signals in self.running:
+            signals.append("SIGTERM")
+
+    def _member(self, number: int, task: Task, waiting: bool, signals: list[str]) -> None:
+        """`train` in a thread, where nobody would see what escapes: the process ends, and others
+        take over."""
+        try:
+            self.train(number, task, waiting, signals)
+        except BaseException as error:
+            say(f"{task.label}: {type(error).__name__}: {error}")
+            os._exit(1)
 
     def train(
         self, number: int, task: Task, waiting: bool, signals: list[str] | None = None
@@ -438,6 +452,8 @@ class _Work:
             told = ("elsewhere",)
         except local.Stopped:
             told = ("stopped",)
+        except local.OutOfMemory as error:
+            told = ("alone" if signals is not None else "failed", str(error))
         except UserError as error:
             told = ("failed", str(error))
         except torch.AcceleratorError as error:

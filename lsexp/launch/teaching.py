@@ -20,7 +20,7 @@ from lsexp.runs.catalog import Entry, read_run, read_runs
 from lsexp.runs.identity import digest
 from lsexp.runs.store import RunFolder, runs_folder, sha256_of
 from lsexp.training import teacher
-from lsexp.training.hardware import seconds_of
+from lsexp.training.hardware import prepare, seconds_of
 
 if TYPE_CHECKING:
     from lsexp.launch.plan import Plan
@@ -215,8 +215,8 @@ def teacher_of(plan: Plan, train: Images) -> teacher.Teacher:
         network = Network(taught.path, metrics, config.data_dir, threads=threads)
         network.model(None)  # which compares it with its recorded logits
         model = network.model(step).to(plan.device)
-    finally:
-        torch.set_num_threads(threads)
+    finally:  # measuring sets the process up for itself
+        prepare(plan.device, threads, fast=config.fast)
     own = None
     if loss.view == "fresh":
         own = Batches(

@@ -100,6 +100,9 @@ class AlexNet(nn.Module):
                 x = F.conv2d(x, self.conv2.weight, padding=2)
                 pooled: Tensor = gpu.max_pool(gpu.local_response_norm(x, ALPHA, self.conv2.bias))
                 return pooled
+            x = x + self.conv1.get_parameter("bias")[:, None, None].to(x.dtype)
+        else:
+            x = self.conv1(images_BCHW)
         # Pooled first: the ReLU of a maximum is the maximum of the ReLUs, with a quarter to do.
-        x = self.norm1(F.relu(same_max_pool(self.conv1(images_BCHW))))
+        x = self.norm1(F.relu(same_max_pool(x)))
         return same_max_pool(self.norm2(F.relu(self.conv2(x))))

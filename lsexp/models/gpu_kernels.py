@@ -30,8 +30,6 @@ WARPS = 8
 POINTS = 1024
 """Elements that a program of pooling works on."""
 LRN_ROWS = 32
-LEAST_CHANNELS = 16
-"""Of what is normalised: the least side of a product of matrices."""
 
 
 def fits(x_BCHW: Tensor) -> bool:
@@ -44,12 +42,12 @@ def fits(x_BCHW: Tensor) -> bool:
         and channels & (channels - 1) == 0
         and 0 < x_BCHW.numel() < 2**31
         and x_BCHW.is_contiguous(memory_format=torch.channels_last)
-        and _compiles(x_BCHW.device)
+        and compiles(x_BCHW.device)
     )
 
 
 @cache
-def _compiles(device: torch.device) -> bool:
+def compiles(device: torch.device) -> bool:
     """Whether Triton can compile here: it needs a C compiler."""
     try:
         x = torch.ones(8, device=device)
@@ -542,6 +540,6 @@ class _LocalResponseNorm(torch.autograd.Function):
 
 def local_response_norm(x_BCHW: Tensor, alpha: float, bias_C: Tensor | None = None) -> Tensor:
     """Each activation by (1 + alpha * sum of squares of 9 channels around it) ** 0.75; with a bias,
-    of the ReLU of x and it."""
+    of the ReLU of x and it. Channels must be 16 at least."""
     y_BCHW: Any = _LocalResponseNorm.apply(x_BCHW, alpha, bias_C)
     return y_BCHW

@@ -99,6 +99,12 @@ def of_gpu(x_BCHW: Tensor) -> Any:
     return module if module is not None and module.fits(x_BCHW) else None
 
 
+def fused(device: torch.device) -> bool:
+    """Whether layers are fused on this GPU."""
+    module = _gpu_kernels()
+    return module is not None and module.compiles(device)
+
+
 @cache
 def _gpu_kernels() -> Any:
     try:

@@ -314,7 +314,8 @@ def _ran(runs: Sequence[Row]) -> Table:
     for row in runs:
         if row["status"] == "finished":
             same = ("recipe", "budget", "steps", "images", "device", "cpu_class", "precision")
-            key = (row.get("role"), *(row[name] for name in (*same, "threads", "torch")))
+            kernels = row.get("kernels") or "deterministic"
+            key = (row.get("role"), *(row[name] for name in (*same, "threads", "torch")), kernels)
             kinds.setdefault(key, []).append(row)
     taught = any(row.get("temperature") is not None for row in runs)
     header = ["what", "runs", "seeds", "eps", *(["temperature"] if taught else [])]
@@ -331,6 +332,7 @@ def _ran(runs: Sequence[Row]) -> Table:
         precision,
         threads,
         torch,
+        kernels,
     ), here in kinds.items():
         seeds = sorted({row["seed"] for row in here})
         seconds = [float(row["seconds"]) for row in here]
@@ -346,7 +348,8 @@ def _ran(runs: Sequence[Row]) -> Table:
                 f"{images:,}" if images else "",
                 str(budget),
                 f"{device} ({cpu})" if device == "cpu" else str(device),
-                f"{precision}, {plural(threads, 'thread')}",
+                f"{precision}, {plural(threads, 'thread')}"
+                f"{'' if kernels == 'deterministic' else f', {kernels} kernels'}",
                 f"{np.median(seconds):,.0f}",
                 f"{sum(seconds) * (threads if device == 'cpu' else 1) / 3600:,.2f}",
                 str(torch),
@@ -354,7 +357,8 @@ def _ran(runs: Sequence[Row]) -> Table:
             ]
         )
     done = [row for row in runs if row["status"] == "finished"]
-    hours = "hours of cores" if all(row["device"] == "cpu" for row in done) else "hours"
+    on_cpu = all(row["device"] == "cpu" for row in done)
+    hours = "hours of cores" if on_cpu else "hours (of a GPU: shared by its runs)"
     return Table([*header, "seconds a run", hours, "PyTorch", "commit"], rows)
 
 

@@ -255,6 +255,7 @@ def run_row(one: Trained, **more: Any) -> Row:
     row["seconds"] = metrics.get("seconds")
     for name in ("device", "cpu_class", "threads", "torch"):
         row[name] = provenance.get(name)
+    row["kernels"] = provenance.get("kernels", "deterministic") if provenance else None
     git = provenance.get("git") or {}
     row["commit"] = f"{git['commit']}{' (dirty)' if git['dirty'] else ''}" if git else None
     # Folders are of the machine, not of the run.
@@ -273,7 +274,8 @@ def mixed(trained: Sequence[Trained]) -> list[str]:
     rows = [run_row(one) for one in trained if one.finished]
     lines = []
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
-        for name, what in (("precision", "precisions"), ("device", "devices")):
+        kinds = (("precision", "precisions"), ("device", "devices"), ("kernels", "kernels"))
+        for name, what in kinds:
             counts = Counter(str(row[name]) for row in rows if row["recipe"] == recipe)
             if len(counts) > 1:
                 told = ", ".join(f"{count} of {value}" for value, count in counts.most_common())

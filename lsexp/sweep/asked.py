@@ -113,7 +113,7 @@ def ask(study: str, module: Any, words: list[str]) -> list[Asked]:
 
 PARTNERS = ("teacher", "student")
 """Before a key: it is one of the study's other kind of run."""
-FOR_ALL = ("runs_dir", "retry_failed", "device")
+FOR_ALL = ("runs_dir", "retry_failed", "device", "fast", "capture")
 """Keys that are of the whole sweep."""
 
 

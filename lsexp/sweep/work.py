@@ -204,11 +204,18 @@ def hands_for(config: SweepConfig, base: TrainConfig, runs: int) -> Hands:
     return Hands(min(config.workers or most, runs), threads, members)
 
 
+def _teacher(plan: Any) -> TrainConfig | None:
+    return None if plan.teaching is None else plan.teaching.config
+
+
 def members_of(plans: Sequence[Any], hands: Hands) -> int:
     """Runs that a worker trains at once: MEMBERS on a GPU, or as many as its memory has room for.
 
     Measured with a run of the kind that needs most.
     """
+    models = [one.model for plan in plans for one in (plan.config, _teacher(plan)) if one]
+    if any(isinstance(model, CustomConfig | TorchvisionConfig) for model in models):
+        return 1  # they draw from a generator that a process has once
     if hands.members is not None:
         return hands.members
     from lsexp.launch.plan import device_memory

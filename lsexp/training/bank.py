@@ -14,18 +14,19 @@ steps taken one by one do.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from lsexp.config import CustomConfig, TorchvisionConfig
+from lsexp.config import CustomConfig, LossConfig, TorchvisionConfig
 from lsexp.data.batches import Epoch
 from lsexp.text import say
 from lsexp.training.loop import take_steps
@@ -39,16 +40,27 @@ NEAR = 0.05
 """Of the norm of a tensor, that steps with other kernels may be away after a graph's steps."""
 
 _recording = threading.Lock()
-_own = threading.local()
+_steps_of: dict[str, int] = {}
+"""Steps in a graph by kind of run, so that all members of a kind have graphs of one length."""
+_idle: list[Any] = []
+"""Streams that nobody uses now. Memory that one has freed is of no use to another."""
 
 
-def stream(device: torch.device) -> Any:
+@contextlib.contextmanager
+def stream(device: torch.device) -> Iterator[None]:
     """A context in which this thread's work goes to a stream of its own; of a GPU."""
     if device.type != "cuda":
-        return nullcontext()
-    if not hasattr(_own, "stream"):
-        _own.stream = torch.cuda.Stream(device)
-    return torch.cuda.stream(_own.stream)
+        yield
+        return
+    try:
+        own = _idle.pop()
+    except IndexError:
+        own = torch.cuda.Stream(device)
+    try:
+        with torch.cuda.stream(own):
+            yield
+    finally:
+        _idle.append(own)
 
 
 class Recorder(Protocol):
@@ -58,7 +70,11 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Graphs of one member, on the stream of this thread; they share their memory."""
+    """Graphs of one member, on the stream of this thread; they share their memory.
+
+    They are destroyed together: one alone could take a workspace of cuBLAS from the others
+    (pytorch#193402).
+    """
 
     def __init__(self, member: Member):
         self.pool = torch.cuda.graph_pool_handle()
@@ -76,13 +92,21 @@ class CudaRecorder:
         graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
         try:
             work()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # the first error tells more
+                graph.capture_end()
+            raise
+        graph.capture_end()
         return graph.replay
 
 
 def stepper(
-    member: Member, *, capture: bool = True, exact: bool = True, record: Recorder | None = None
+    member: Member,
+    *,
+    capture: bool = True,
+    exact: bool = True,
+    record: Recorder | None = None,
+    name: str = "",
 ) -> Callable[[int], None]:
     """What takes so many steps with a member: graphs on a GPU, where they can be had, else one
     `step` after the other. Call it, and what it gives, in the member's `stream`.
@@ -92,19 +116,24 @@ def stepper(
         exact: whether they must do the same in every bit; else about the same, where kernels are
             not deterministic.
         record: in the place of CUDA's; tests have one.
+        name: of the run, for what is said.
     """
+    no_graph = f"{name}: no CUDA graph" if name else "no CUDA graph"
     if not capture or (record is None and member.device.type != "cuda"):
         return partial(take_steps, member)
     if isinstance(member.config.model, CustomConfig | TorchvisionConfig):
-        say("steps are not captured as a graph: a foreign network may draw from torch's generator")
+        say(f"{no_graph}: a network that is not ours may draw from torch's generator")
         return partial(take_steps, member)
     with _recording:
         collecting = gc.isenabled()
         gc.disable()  # what is collected while a graph is recorded may free what it must not
+        if member.device.type == "cuda":
+            # What graphs of runs that have ended held; while one is recorded nothing is given back.
+            torch.cuda.empty_cache()
         try:
             return Captured(member, record or CudaRecorder(member), exact=exact).advance
         except NotTrusted as error:
-            say(f"steps are not captured as a graph: {error}; they are taken one by one, slower")
+            say(f"{no_graph}: {error}; its steps are taken one by one, slower")
             return partial(take_steps, member)
         finally:
             if collecting:
@@ -139,8 +168,10 @@ class Captured:
             take_steps(member, 1)
         seconds = time.perf_counter() - began
         before.restore()
+        alike = repr(replace(member.config, loss=LossConfig(), seed=0))
+        steps = _steps_of.setdefault(alike, round(GRAPH_SECONDS / seconds))
         room = len(member.losses_S) - 1
-        self.steps = max(1, min(MOST_STEPS, room, round(GRAPH_SECONDS / seconds)))
+        self.steps = max(1, min(MOST_STEPS, room, steps))
 
         size = self.steps * member.config.train.batch_size
         draws, own = member.draws()
@@ -154,6 +185,8 @@ class Captured:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            if "out of memory" in str(error):
+                raise
             before.restore()
             raise NotTrusted(str(error).splitlines()[0]) from error
         before.restore()  # of the generator: recording may have drawn from it

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from lsexp.errors import UserError
+from lsexp.models import kernels
 from lsexp.training.bank import stepper
 from lsexp.training.member import Member
 
@@ -26,7 +27,8 @@ TIMED_STEPS = 5
 class Environment(NamedTuple):
     """What the last bit of the weights depends on, recorded when training starts.
 
-    kernels: "deterministic", or "fast" with the key of that name.
+    kernels: "deterministic", or "fast" with the key of that name; "without Triton" where a GPU
+        has none.
     """
 
     device: str
@@ -106,13 +108,16 @@ def cpu_class() -> str:
 
 def environment(device: torch.device, precision: str, *, fast: bool = False) -> Environment:
     on_cpu = device.type == "cpu"
+    kinds = "fast" if fast and not on_cpu else "deterministic"
+    if not on_cpu and not kernels.fused(device):
+        kinds += ", without Triton"
     return Environment(
         "cpu" if on_cpu else torch.cuda.get_device_name(device),
         cpu_class(),
         precision,
         torch.get_num_threads(),
         str(torch.__version__),
-        "fast" if fast and not on_cpu else "deterministic",
+        kinds,
     )
 
 
@@ -143,7 +148,8 @@ def choose_precision(build: Callable[[str], Member], *, seconds: float = 2.0) ->
         for member in members.values():
             member.model.train()
         advance = {precision: stepper(member) for precision, member in members.items()}
-        count = 1 if images.device.type == "cpu" else TIMED_STEPS
+        room = min(len(member.losses_S) for member in members.values())
+        count = 1 if images.device.type == "cpu" else max(1, min(TIMED_STEPS, room - 1))
         until = time.monotonic() + seconds
         while len(times["bf16"]) < 4 or time.monotonic() < until:
             for precision, member in members.items():

@@ -3,14 +3,14 @@
 #
 #     LSEXP_DATA_DIR=... LSEXP_RUNS_DIR=... bash scripts/gpu/loan.sh OUT [SECONDS] [PART ...]
 #
-# PARTs are tests, bench and studies (all three). Needs no network where the packages and the data
+# SECONDS (default 560) is when packing begins, which takes half a minute. PARTs are tests, bench and studies (all three). Needs no network where the packages and the data
 # are there. Everything resumes: what the time does not suffice for has its checkpoints, so with the
 # same LSEXP_RUNS_DIR the next loan goes on from there. OUT gets logs, the figures of the bench, the
 # studies' tables and figures, and each run's folder packed (AlexNet's are 8 MB, or 3 unfinished).
 set -u
 cd "$(dirname "$0")/../.."
 out=$(mkdir -p "$1" && cd "$1" && pwd)
-limit=${2:-600}
+limit=${2:-560}
 parts=${*:3}
 [ -n "$parts" ] || parts="tests bench studies"
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 OMP_NUM_THREADS=2 LSEXP_OUT_DIR=$out
@@ -33,7 +33,7 @@ run() { # NAME COMMAND...: with what is left of the time, its output in NAME.log
     local left=$((limit - SECONDS)) name=$1 began=$SECONDS
     shift
     [ "$left" -gt 5 ] || { echo "$name: no time left"; return 1; }
-    timeout -s TERM -k 60 "$left" "$@" >"$out/$name.log" 2>&1
+    timeout -s TERM -k 20 "$left" "$@" >"$out/$name.log" 2>&1
     local code=$?
     echo "$name: ended with $code after $((SECONDS - began)) s"
     tail -4 "$out/$name.log" | cut -c1-200

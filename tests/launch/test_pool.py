@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from support import tiny_plan
 
-from lsexp.errors import UserError
 from lsexp.launch import local
 from lsexp.launch.local import execute
 from lsexp.launch.plan import Planner, plan
-from lsexp.launch.pool import Outcome, Task, _give_up, _ready, _signals, _Work, _Worker
+from lsexp.launch.pool import Outcome, Pool, Task, _give_up, _ready, _signals, _Work, _Worker
+from lsexp.runs.claims import acquire
 from lsexp.training.bank import stepper
 
 
@@ -48,6 +48,8 @@ class Silent:
 
     def end(self, task, outcome):
         self.ended[task] = outcome
+
+    def say(self, message): ...
 
 
 def test_a_student_waits_for_its_teacher_and_is_given_up_with_it(tmp_path):
@@ -116,27 +118,35 @@ class Bank:
     def __init__(self, monkeypatch):
         self.recorded = []
 
-        def recording(member, *, capture, exact):
+        def recording(member, *, capture, exact, name):
             self.recorded.append(member.config.seed)
             return stepper(member, capture=capture, exact=exact, record=lambda work: work)
 
         monkeypatch.setattr(local, "stepper", recording)
         monkeypatch.setattr(_Work, "_on_gpu", lambda _self, _config: True)
 
-    def train(self, plans, on_message=lambda _message: None):
-        """How each ended: (kind, metrics or error); a thread plays the parent."""
+    def train(self, plans, on_message=lambda _message: None, *, again=False):
+        """How each ended: (kind, metrics or error); a thread plays the parent.
+
+        again: what was stopped is given out again at once, as the parent does where it was not it
+        who stopped it.
+        """
         ours, theirs = multiprocessing.Pipe()
         ended = {}
 
+        def give(number):
+            one = plans[number]
+            ours.send((number, Task(one.config, one.chosen, one.command, f"run {number}"), True))
+
         def parent():
-            for number, one in enumerate(plans):
-                ours.send(
-                    (number, Task(one.config, one.chosen, one.command, f"run {number}"), True)
-                )
+            for number in range(len(plans)):
+                give(number)
             while len(ended) < len(plans):
                 message = ours.recv()
                 on_message(message)
-                if message[0] not in ("look", "epoch", "say"):
+                if again and message[0] == "stopped":
+                    give(message[1])
+                elif message[0] not in ("look", "epoch", "say"):
                     ended[message[1]] = (message[0], *message[2:])
             ours.close()
 
@@ -200,6 +210,57 @@ def test_a_bank_that_is_stopped_keeps_all_its_members_and_goes_on(tmp_path, monk
         assert torch.equal(weights(plans[1])[name], tensor), name
 
 
+def test_members_that_somebody_else_stopped_go_on_though_others_are_still_stopping(
+    tmp_path, monkeypatch
+):
+    words = ["train.steps=3000", "artifacts.checkpoint_seconds=1000"]
+    plans = [tiny_plan(tmp_path / "bank", *words, f"seed={seed}") for seed in (0, 1, 2)]
+    told = []
+
+    def stop(message):
+        told.append(message[0])
+        if told.count("look") == 3 and told[-1] == "look":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ended = Bank(monkeypatch).train(plans, stop, again=True)
+    assert [kind for kind, *_ in ended] == ["finished"] * 3
+    assert 1 <= told.count("stopped") <= 3
+
+
+def test_a_member_that_waits_for_another_process_can_be_stopped(tmp_path):
+    planned = tiny_plan(tmp_path / "runs")
+    planned.folder.create(planned.config, planned.identity, planned.chosen)
+    over = {"environment": {}, "over": lambda: False, "waiting": lambda _: None}
+    claim = acquire(planned.folder.path, timeout=30, **over)
+    with pytest.raises(local.Stopped, match="stopped by SIGTERM"):
+        execute(planned, signals=["SIGTERM"])
+    claim.release()
+
+
+def test_a_run_that_ran_out_of_memory_beside_others_goes_on_alone(tmp_path):
+    ours, theirs = multiprocessing.Pipe()
+    config = tiny_plan(tmp_path).config
+    tasks = [Task(config, {}, [], f"run {number}") for number in (0, 1)]
+    worker = object.__new__(_Worker)
+    worker.connection, worker.tasks = ours, {0, 1}
+    pool = object.__new__(Pool)
+    pool._workers = [worker]
+    outcomes, todo, screen = [None, None], deque(), Silent()
+
+    def tell():
+        theirs.send(("alone", 0, "run 0: no memory"))
+        pool._listen(tasks, outcomes, todo, deque(), screen, stopping=False)
+
+    tell()
+    assert (list(todo), worker.tasks, tasks[0].deaths) == ([0], {1}, 1)
+    assert not worker.takes(0, tasks, 8)
+    worker.tasks = {0}
+    todo.clear()
+    tell()  # alone too
+    assert not todo
+    assert outcomes[0].error == "run 0: no memory"
+
+
 def test_a_device_that_is_lost_fails_no_run(tmp_path, monkeypatch):
     """All of a process's members lose it; they go on in another."""
 
@@ -222,7 +283,9 @@ def test_memory_that_runs_out_is_a_line_and_the_run_goes_on_later(tmp_path, monk
 
     monkeypatch.setattr(local, "stepper", full)
     planned = tiny_plan(tmp_path / "runs")
-    with pytest.raises(UserError, match=r"allocate 2 GiB\. members= or train\.batch_size= takes"):
+    with pytest.raises(
+        local.OutOfMemory, match=r"allocate 2 GiB; fewer runs at once \(members=1\)"
+    ):
         execute(planned)
     monkeypatch.undo()
     execute(planned)

@@ -120,6 +120,7 @@ def same(one, other):
 def several_steps_in_a_graph(monkeypatch):
     monkeypatch.setattr(bank, "GRAPH_SECONDS", 1e9)  # however slow this machine is
     monkeypatch.setattr(bank, "MOST_STEPS", 4)
+    monkeypatch.setattr(bank, "_steps_of", {})
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -158,7 +159,7 @@ def test_what_the_device_does_otherwise_when_replayed_is_not_trusted(capsys):
             member.model.fc.bias[0] += 1e-7
 
     advance = stepper(member, record=StandIn(member, after=disturb))
-    assert "not captured as a graph: " in capsys.readouterr().err
+    assert "no CUDA graph: " in capsys.readouterr().err
     advance(5)
     take_steps(alone, 5)
     assert same(member, alone)
@@ -184,7 +185,7 @@ def test_what_cannot_be_recorded_is_taken_one_by_one(capsys):
         raise RuntimeError("operation not permitted\nmore of it")
 
     advance = stepper(member, record=fails)
-    assert "graph: operation not permitted; they are taken one" in capsys.readouterr().err
+    assert "graph: operation not permitted; its steps are taken one" in capsys.readouterr().err
     advance(5)
     take_steps(alone, 5)
     assert same(member, alone)
@@ -200,7 +201,7 @@ def test_foreign_networks_and_the_unwilling_are_not_recorded(capsys):
     assert capsys.readouterr().err == ""
     member.config = replace(member.config, model=CustomConfig(target="a:b"))
     stepper(member, record=fails)
-    assert "a foreign network" in capsys.readouterr().err
+    assert "a network that is not ours" in capsys.readouterr().err
 
 
 def test_memory_that_runs_out_is_told():
@@ -209,6 +210,18 @@ def test_memory_that_runs_out_is_told():
 
     with pytest.raises(torch.OutOfMemoryError):
         stepper(make(), record=fails)
+
+
+def test_members_of_a_kind_have_graphs_of_one_length(monkeypatch):
+    monkeypatch.setattr(bank, "MOST_STEPS", 64)
+    monkeypatch.setattr(bank, "_steps_of", {})
+    members = [make(seed=seed, loss=LossConfig(eps=eps)) for seed, eps in ((0, 0.0), (1, 0.1))]
+    captured = [Captured(member, StandIn(member)) for member in members]
+    assert captured[0].steps == captured[1].steps
+    assert len(bank._steps_of) == 1
+    other = make(KINDS["dropout"])
+    Captured(other, StandIn(other))
+    assert len(bank._steps_of) == 2
 
 
 def test_rates_are_those_of_the_schedule():
