@@ -139,6 +139,9 @@ def run(words: list[str]) -> int:
     from lsexp.training.hardware import default_threads, resolve_device
 
     device = resolve_device(configs[0][0].device)
+    key, other = ("workers", "members") if device.type == "cuda" else ("members", "workers")
+    if key in options["typed"]:
+        raise UserError(f"{key}: on device={device.type} {other}= is how many run at once")
     machine = _machine(device)
     name = "cuda" if device.type == "cuda" else machine["cpu_class"]
     path = options["out_dir"] / "bench" / f"{name}.json"
@@ -196,6 +199,7 @@ def _split(words: list[str]) -> tuple[dict[str, Any], list[str], list[str]]:
     options: dict[str, Any] = {
         "seconds": _number("seconds", typed.get("seconds", "5"), float, 0.1, 3600),
         "workers": None,
+        "typed": set(typed),
         "out_dir": user_path("out_dir", folder),
     }
     if "workers" in typed:

@@ -127,6 +127,8 @@ def test_the_limits_are_more_of_a_machine_for_larger_matrices_only_in_what_they_
     [
         (["seconds=0"], "seconds=0: must be a number from 0.1 to 3600"),
         (["workers=1.5"], "workers=1.5: must be a whole number from 1 to 1024"),
+        (["members=2", "device=cpu"], "members: on device=cpu workers= is how many run at once"),
+        (["members=2,99"], "members=99: must be a whole number from 1 to 32"),
         (["recipe=nope"], "recipe=nope: must be one of"),
         (["recipe=digits_mlp,nope"], "recipe=nope: must be one of"),
         (["--dry-run"], "--dry-run: goes with `lsexp train`"),
