@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from lsexp import compose
-from lsexp.config import TrainConfig, check
+from lsexp.config import DistillationConfig, TrainConfig, check
 from lsexp.errors import UserError
 from lsexp.text import say, table, user_path
 
@@ -131,6 +131,8 @@ def run(words: list[str]) -> int:
     configs = []
     for recipe in recipes:
         found = compose.train_configs([f"recipe={recipe}", *rest])
+        if "recipe" not in options["typed"]:  # students need a teacher that is trained
+            found = [one for one in found if not isinstance(one[0].loss, DistillationConfig)]
         configs += found
     for config, _ in configs:
         check(config)

@@ -145,10 +145,12 @@ def test_wrong_words_are_told_before_anything_is_measured(words, says):
     assert error.value.exit_code == 2
 
 
-def test_a_folder_that_cannot_be_written_is_told_first(tmp_path, capsys):
+@pytest.mark.parametrize("words", [["recipe=digits_mlp"], []])
+def test_a_folder_that_cannot_be_written_is_told_first(words, tmp_path, capsys):
+    """Also with every recipe, of which those of students are left out."""
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as error:
-        bench.run(["recipe=digits_mlp", f"out_dir={tmp_path / 'file'}"])
+        bench.run([*words, f"out_dir={tmp_path / 'file'}"])
     assert str(error.value).startswith(f"out_dir={tmp_path / 'file'}: ")
     assert error.value.exit_code == 1
     assert capsys.readouterr().out == ""
