@@ -23,7 +23,7 @@ def pm(row, digits, factor=1.0):
 
 def row_of(name, eps):
     """A line of the table at the beginning: accuracy, ECE, seeds, what was run."""
-    folder = ROOT / "results/calibration" / name
+    folder = ROOT / "results" / name
     found = pd.read_csv(folder / "calibration.csv", dtype={"temperature": str})
     runs = pd.read_csv(folder / "runs.csv")
     runs = runs[runs.eps.isin([0, eps])]
@@ -50,7 +50,11 @@ def row_of(name, eps):
 
 @pytest.mark.parametrize(
     ("name", "eps"),
-    [("cifar10_alexnet-cpu", 0.1), ("cifar100_resnet56_thin-cpu", 0.05), ("mnist_mlp-cpu", 0.05)],
+    [
+        ("calibration/cifar10_alexnet-cpu", 0.1),
+        ("calibration/cifar100_resnet56_thin-cpu", 0.05),
+        ("mnist/calibration/mnist_mlp-paper", 0.05),
+    ],
 )
 def test_the_table_at_the_beginning(name, eps):
     row = row_of(name, eps)
@@ -79,6 +83,18 @@ def test_verdicts():
     information = findings("information/cifar10_alexnet-cpu")
     alexnet += information[information["where"] == "Figure 6"].itertuples()
     assert [row.verdict for row in alexnet] == ["supported"] * 9
+
+
+def test_mnist_at_the_papers_length():
+    found = findings("mnist/*/mnist_mlp-paper").set_index("claim")
+    accuracy = found.loc["accuracy-unchanged"]
+    value, low, high = (f"{100 * accuracy[name]:.2f}"[1:] for name in ("value", "low", "high"))
+    assert f"smoothing by .1 gains {value} points [{low}, {high}] of accuracy" in README
+    assert 10 ** found.loc["clusters-tighter"].value == pytest.approx(1 / 5, abs=0.02)
+    assert 10 ** found.loc["scale-smaller"].value == pytest.approx(1 / 4, abs=0.03)
+    figure_1 = found[found["where"] == "Figure 1"].verdict
+    assert figure_1["templates-equidistant"] == "contradicted"
+    assert dict(figure_1.value_counts()) == {"supported": 3, "contradicted": 1}
 
 
 def test_the_grid_of_teachers_and_temperatures():
@@ -113,7 +129,8 @@ def test_every_folder_is_in_the_list():
         str(path.relative_to(ROOT / "results").parent)
         for path in (ROOT / "results").rglob("findings.csv")
     }
-    top = {"digits" if folder.startswith("digits/") else folder for folder in folders}
+    sets = ("digits", "mnist")
+    top = {next((s for s in sets if f.startswith(f"{s}/")), f) for f in folders}
     assert top | {"bench"} == listed
     for folder in folders:
         runs = pd.read_csv(ROOT / "results" / folder / "runs.csv")
