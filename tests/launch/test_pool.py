@@ -188,7 +188,7 @@ def test_members_of_a_bank_end_as_alone_and_fail_by_themselves(tmp_path, monkeyp
 
 
 def test_a_bank_that_is_stopped_keeps_all_its_members_and_goes_on(tmp_path, monkeypatch):
-    words = ["train.steps=3000", "artifacts.checkpoint_seconds=1000"]
+    words = ["train.steps=900", "artifacts.checkpoint_seconds=1000"]
     bank = Bank(monkeypatch)
     plans = [tiny_plan(tmp_path / "bank", *words, f"seed={seed}") for seed in (0, 1)]
     looked = set()
@@ -213,7 +213,7 @@ def test_a_bank_that_is_stopped_keeps_all_its_members_and_goes_on(tmp_path, monk
 def test_members_that_somebody_else_stopped_go_on_though_others_are_still_stopping(
     tmp_path, monkeypatch
 ):
-    words = ["train.steps=3000", "artifacts.checkpoint_seconds=1000"]
+    words = ["train.steps=900", "artifacts.checkpoint_seconds=1000"]
     plans = [tiny_plan(tmp_path / "bank", *words, f"seed={seed}") for seed in (0, 1, 2)]
     told = []
 

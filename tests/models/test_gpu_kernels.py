@@ -43,7 +43,7 @@ def activation(shape, dtype, shift=0.0):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("shape", "shift"), [((2, 4, 3, 3), 0), ((8, 16, 32, 32), 50), ((5, 64, 7, 7), 0)]
+    ("shape", "shift"), [((2, 4, 3, 3), 0), ((4, 16, 24, 24), 50), ((5, 64, 7, 7), 0)]
 )
 def test_batch_norm_relu_is_torchs(shape, shift, dtype, ours):
     x = activation(shape, dtype, shift)
@@ -117,7 +117,7 @@ def test_local_response_norm_is_torchs(shape, dtype, biased, ours):
 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(2, 16, 6, 6), (2, 64, 5, 7), (1, 16, 1, 1), (3, 32, 24, 24)])
+@pytest.mark.parametrize("shape", [(2, 16, 6, 6), (2, 64, 5, 7), (1, 16, 1, 1), (1, 32, 12, 12)])
 def test_pooling_is_torchs(shape, dtype, biased, ours):
     behind_a_convolution(ours.max_pool, same_max_pool, shape, dtype, biased)
 
