@@ -129,7 +129,7 @@ def test_every_folder_is_in_the_list():
         str(path.relative_to(ROOT / "results").parent)
         for path in (ROOT / "results").rglob("findings.csv")
     }
-    sets = ("digits", "mnist")
+    sets = ("cifar", "digits", "mnist")
     top = {next((s for s in sets if f.startswith(f"{s}/")), f) for f in folders}
     assert top | {"bench"} == listed
     for folder in folders:
