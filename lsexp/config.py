@@ -411,6 +411,9 @@ class SweepConfig(TrainConfig):
     study: Any = field(default=MISSING, metadata={"aside": True})
 
 
+FOREIGN = (TorchvisionConfig, CustomConfig)
+"""Networks that are not ours: they may draw from torch's own generator; a process has one."""
+
 MODELS: dict[str, type[ModelConfig]] = {
     "mlp": MLPConfig,
     "alexnet": AlexNetConfig,

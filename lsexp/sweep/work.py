@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsexp import studies
-from lsexp.config import CustomConfig, LossConfig, SweepConfig, TorchvisionConfig, TrainConfig
+from lsexp.config import FOREIGN, LossConfig, SweepConfig, TrainConfig
 from lsexp.errors import UserError
 from lsexp.text import duration, plural
 
@@ -191,7 +191,7 @@ def hands_for(config: SweepConfig, base: TrainConfig, runs: int) -> Hands:
 
     threads = base.threads or 1
     on_gpu = resolve_device(base.device).type == "cuda"
-    foreign = isinstance(base.model, CustomConfig | TorchvisionConfig)
+    foreign = isinstance(base.model, FOREIGN)
     if (config.members or 1) > 1 and (foreign or not on_gpu):
         why = (
             "networks that are not ours draw from a generator that a process has once"
@@ -214,7 +214,7 @@ def members_of(plans: Sequence[Any], hands: Hands) -> int:
     Measured with a run of the kind that needs most.
     """
     models = [one.model for plan in plans for one in (plan.config, _teacher(plan)) if one]
-    if any(isinstance(model, CustomConfig | TorchvisionConfig) for model in models):
+    if any(isinstance(model, FOREIGN) for model in models):
         return 1  # they draw from a generator that a process has once
     if hands.members is not None:
         return hands.members

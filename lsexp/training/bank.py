@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lsexp.config import CustomConfig, LossConfig, TorchvisionConfig
+from lsexp.config import FOREIGN, LossConfig
 from lsexp.data.batches import Epoch
 from lsexp.text import say
 from lsexp.training.loop import take_steps
@@ -121,7 +121,7 @@ def stepper(
     no_graph = f"{name}: no CUDA graph" if name else "no CUDA graph"
     if not capture or (record is None and member.device.type != "cuda"):
         return partial(take_steps, member)
-    if isinstance(member.config.model, CustomConfig | TorchvisionConfig):
+    if isinstance(member.config.model, FOREIGN):
         say(f"{no_graph}: a network that is not ours may draw from torch's generator")
         return partial(take_steps, member)
     with _recording:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lsexp.config import CustomConfig, DistillationConfig, TorchvisionConfig, TrainConfig
+from lsexp.config import FOREIGN, DistillationConfig, TrainConfig
 from lsexp.data.batches import Batches, Epoch, Images, Preprocess, generator, input_shape
 from lsexp.losses import distillation_loss, smoothed_cross_entropy, targets
 from lsexp.models import build_model
@@ -67,7 +67,7 @@ class Member:
             init=generator(config.seed, "init"),
             dropout=self.masks,
         ).to(device)
-        foreign = isinstance(config.model, CustomConfig | TorchvisionConfig)
+        foreign = isinstance(config.model, FOREIGN)
         on_gpu = device.type == "cuda" and not foreign
         self.rounded = _rounded_names(self.model) if on_gpu else []
         self.optimizer = build_optimizer(self.model, config.optim)
@@ -147,7 +147,7 @@ class Member:
 def step(member: Member) -> None:
     """One update from the next batch; no host synchronisation."""
     config = member.config
-    if isinstance(config.model, CustomConfig | TorchvisionConfig):
+    if isinstance(config.model, FOREIGN):
         # Their dropout draws from torch's own generator: by seed and step, so that it resumes.
         torch.manual_seed(generator(config.seed, "dropout", member.step).initial_seed())
     groups = member.optimizer.param_groups
