@@ -253,8 +253,12 @@ def run_row(one: Trained, **more: Any) -> Row:
     row["train_size"] = one.entry.config.get("data.train_size")
     row["precision"] = one.entry.config.get("precision")
     row["seconds"] = metrics.get("seconds")
-    for name in ("device", "cpu_class", "threads", "torch"):
+    for name in ("cpu_class", "threads", "torch"):
         row[name] = provenance.get(name)
+    # A run may have gone on elsewhere.
+    parts = [part["environment"] for part in provenance.get("segments", [])] or [provenance]
+    devices = dict.fromkeys(part.get("device") for part in parts)
+    row["device"] = ", then ".join(map(str, devices)) if provenance else None
     row["kernels"] = provenance.get("kernels", "deterministic") if provenance else None
     git = provenance.get("git") or {}
     row["commit"] = f"{git['commit']}{' (dirty)' if git['dirty'] else ''}" if git else None

@@ -47,7 +47,9 @@ for part in $parts; do
             tests/models/test_gpu_kernels.py
         ;;
     bench)
-        run bench "$python" -m lsexp.cli bench device="$DEVICE" seconds=2 ${BENCH:-}
+        # Some ten seconds a figure, five figures a recipe: not all of them.
+        run bench "$python" -m lsexp.cli bench device="$DEVICE" seconds=2 \
+            "${BENCH:-recipe=mnist_mlp,cifar10_alexnet,cifar10_resnet56_thin,cifar10_resnet56}"
         ;;
     studies)
         for number in "${!studies[@]}"; do
