@@ -93,7 +93,8 @@ def smoothed_cross_entropy(logits_BK: Tensor, labels_B: Tensor, eps_uniform: flo
         A scalar in nats. Its least value is the entropy of the targets, not 0.
 
     It equals `-(smooth_labels(...) * log_softmax(logits)).sum(1).mean()` without building the
-    targets, without overflow for logits 1e30 apart (sums past float32's 3e38 are infinite).
+    targets, without overflow for logits 1e30 apart (sums past float32's 3e38 are infinite). A
+    logit of -inf makes it infinite where its class has a target above 0; NaN where all are -inf.
 
     >>> import torch
     >>> smoothed_cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), 0.2)
@@ -127,6 +128,10 @@ def distillation_loss(
     temperature), or T ("tied": Hinton, Vinyals, Dean 2015). For large T the gradient of tied
     temperatures times T^2 is that of M of `logits` over K, for logits of mean 0 (their section
     2.1).
+
+    Logits 1e30 apart do not overflow, at any T from .05 to 100, but their squares (`match=logits`)
+    past float32's 3e38 are infinite. Logits, or logits / T, that are not finite or farther than
+    3e38 apart may give NaN.
 
     Args:
         logits_BK: the student's; computed in float32 (float64 stays).

@@ -40,11 +40,15 @@ class Reliability(NamedTuple):
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
     """Probabilities float64 [N, K], each row summing to one; any finite float32 logits.
 
+    A logit of -inf is a class of probability 0.
+
+    Raises:
+        ValueError: a logit that is NaN or +inf, or an example with nothing but -inf.
+
     >>> softmax(np.array([[0.0, np.log(3.0)], [1e30, -1e30]])).tolist()
     [[0.25, 0.75], [1.0, 0.0]]
     """
-    shifted = logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
+    exponentials = np.exp(_below_max(logits_NK))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
@@ -57,6 +61,9 @@ def ece(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = BINS) ->
 
     Returns:
         A fraction in 0..1.
+
+    Raises:
+        ValueError: as `reliability`.
 
     Four examples, two bins: confidence .9 (right, wrong) and .6 (right, right) share the upper
     bin: |3/4 - .75| = 0.
@@ -72,7 +79,7 @@ def ece(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = BINS) ->
 
 def ece_of(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BINS) -> float:
     """`ece` from what `top_label` gives."""
-    confidence_N = np.asarray(confidence_N, dtype=np.float64)
+    confidence_N, correct_N = _checked(confidence_N, correct_N)
     gap_by_bin = np.bincount(
         _bin(confidence_N, bins), weights=correct_N - confidence_N, minlength=bins
     )
@@ -159,23 +166,22 @@ def ece_floor(confidence_N: np.ndarray, bins: int = BINS) -> float:
         A fraction.
 
     Raises:
-        ValueError: no examples.
+        ValueError: no examples, or confidences that are no probabilities.
 
     Two of confidence .5: 0, 1 or 2 are right, at |gap| .5, 0 or .5, and half of the time 1 is.
 
     >>> round(ece_floor(np.array([0.5, 0.5])), 6)
     0.25
     """
-    confidence_N = np.asarray(confidence_N, dtype=np.float64)
-    if len(confidence_N) == 0:
-        raise ValueError("no confidences")
+    confidence_N, _ = _checked(confidence_N, np.zeros(len(confidence_N)))
     bin_N = _bin(confidence_N, bins)
     count = np.bincount(bin_N, minlength=bins)
     wrong = np.bincount(bin_N, weights=1 - confidence_N, minlength=bins)
     variance = np.bincount(bin_N, weights=confidence_N * (1 - confidence_N), minlength=bins)
     total = 0.0
     for n, w, v in zip(count.tolist(), wrong.tolist(), variance.tolist(), strict=True):
-        if v > 0:
+        # Where w rounds to n next to none is expected to be right, and next to nothing is added.
+        if v > 0 and w < n:
             total += _binomial_mean_deviation(n, w / n) * math.sqrt(v / (w * (1 - w / n)))
     return total / len(confidence_N)
 
@@ -201,7 +207,7 @@ def reliability(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BIN
     ([1, 3], [0.4, 0.9], [1.0, 0.666667])
     """
     confidence_N, correct_N = _checked(confidence_N, correct_N)
-    edges = np.linspace(0, 1, bins + 1)
+    edges = _edges(bins)
     bin_N = _bin(confidence_N, bins)
     count = np.bincount(bin_N, minlength=bins)
     divisor = np.where(count, count, np.nan)
@@ -389,8 +395,14 @@ def _checked(confidence_N: np.ndarray, correct_N: np.ndarray) -> tuple[np.ndarra
 
 def _bin(confidence_N: np.ndarray, bins: int) -> np.ndarray:
     """The bin (low, high] of each confidence; 0 is of the first."""
-    edges = np.linspace(0, 1, bins + 1)
-    return np.clip(np.digitize(confidence_N, edges, right=True) - 1, 0, bins - 1)
+    return np.clip(np.digitize(confidence_N, _edges(bins), right=True) - 1, 0, bins - 1)
+
+
+def _edges(bins: int) -> np.ndarray:
+    """k / bins, as a confidence of k / bins is rounded; linspace misses it where 1 / bins is not
+    exact."""
+    edges: np.ndarray = np.arange(bins + 1) / bins
+    return edges
 
 
 def _folded_normal_mean(mean: float, deviation: float) -> float:
@@ -414,6 +426,15 @@ def _binomial_mean_deviation(n: int, p: float) -> float:
     return 2 * k * (1 - p) * math.exp(log_probability)
 
 
+def _below_max(logits_NK: np.ndarray) -> np.ndarray:
+    """Logits less the largest of their example, float64."""
+    largest_N1 = logits_NK.max(axis=1, keepdims=True)
+    if not np.isfinite(largest_N1).all():
+        raise ValueError("logits that are not finite: leave diverged runs out first")
+    below_NK: np.ndarray = logits_NK.astype(np.float64) - largest_N1
+    return below_NK
+
+
 def brier(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> float:
     """Brier score: mean over examples of the squared distance to the one-hot label, in 0..2.
 
@@ -425,6 +446,7 @@ def brier(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> float:
 
 def brier_by_example(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """What `brier` is the mean of, float64 [N]."""
+    probabilities_NK = np.asarray(probabilities_NK, np.float64)
     squared_N = (probabilities_NK**2).sum(axis=1)
     true_N = np.take_along_axis(probabilities_NK, labels_N[:, None], axis=1)[:, 0]
     return squared_N - 2 * true_N + 1
@@ -432,6 +454,11 @@ def brier_by_example(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> np.n
 
 def nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     """Mean negative log-likelihood of the labels in nats, from logits (log 0 never happens).
+
+    Infinite where a label's logit is -inf.
+
+    Raises:
+        ValueError: as `softmax`.
 
     >>> round(nll(np.array([[0.0, 0.0]]), np.array([1])), 6)
     0.693147
@@ -441,13 +468,21 @@ def nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
 
 def nll_by_example(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """What `nll` is the mean of, in nats, float64 [N]."""
-    shifted = logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True)
+    shifted = _below_max(logits_NK)
     true_N = np.take_along_axis(shifted, labels_N[:, None], axis=1)[:, 0]
     return np.log(np.exp(shifted).sum(axis=1)) - true_N
 
 
 def scores(logits_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """accuracy (fraction), nll (nats), ece (fraction, 15 bins) and brier of one split."""
+    """accuracy (fraction), nll (nats), ece (fraction, 15 bins) and brier of one split.
+
+    Of classes that tie the first counts as predicted.
+
+    Raises:
+        ValueError: no examples, or as `softmax`.
+    """
+    if len(labels_N) == 0:
+        raise ValueError("no examples")
     probabilities_NK = softmax(logits_NK)
     return {
         "accuracy": float((logits_NK.argmax(axis=1) == labels_N).mean()),

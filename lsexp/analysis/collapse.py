@@ -12,7 +12,8 @@ import numpy as np
 
 
 class Degenerate(ValueError):
-    """Features of which the question makes no sense: all alike, as before training."""
+    """Features of which the question makes no sense: all alike, as before training. Features that
+    are not finite are another ValueError."""
 
 
 def nc1(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
@@ -102,7 +103,7 @@ def class_separation(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
     >>> class_separation(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]), np.array([0, 0, 1]))
     1.0
     """
-    features_ND = np.asarray(features_ND, np.float64)
+    features_ND = _finite(features_ND)
     length_N1 = np.linalg.norm(features_ND, axis=1, keepdims=True)
     unit_ND = features_ND / np.where(length_N1 > 0, length_N1, 1)
     means_KD, _, _ = _classes(unit_ND, labels_N)
@@ -132,7 +133,7 @@ def _classes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Class means, features less those of their class, and weights with which classes count alike
     (summing to 1)."""
-    features_ND = np.asarray(features_ND, np.float64)
+    features_ND = _finite(features_ND)
     classes, index_N, count_K = np.unique(labels_N, return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"{len(classes)} classes: two are needed")
@@ -140,6 +141,13 @@ def _classes(
     np.add.at(means_KD, index_N, features_ND)
     means_KD /= count_K[:, None]
     return means_KD, features_ND - means_KD[index_N], 1 / (len(classes) * count_K[index_N])
+
+
+def _finite(features_ND: np.ndarray) -> np.ndarray:
+    features_ND = np.asarray(features_ND, np.float64)
+    if not np.isfinite(features_ND).all():
+        raise ValueError("features that are not finite")
+    return features_ND
 
 
 def _centred(rows_KD: np.ndarray) -> np.ndarray:

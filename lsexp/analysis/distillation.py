@@ -6,6 +6,7 @@ Shape letters: N examples, K classes.
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import rankdata
 
 from lsexp.analysis.calibration import softmax
 from lsexp.analysis.collapse import effective_smoothing
@@ -28,7 +29,9 @@ def wrong_class_agreement(
     """How alike two networks rank the K - 1 wrong classes of an example: mean of Spearman's rho.
 
     1 where they agree on every example, about 0 where they have nothing in common. The same at any
-    temperature; a teacher that has lost which wrong class is like which cannot teach it.
+    temperature; a teacher that has lost which wrong class is like which cannot teach it. Equal
+    logits share the mean of their ranks; where all are equal there is no order, and rho counts as
+    0.
 
     Raises:
         ValueError: fewer than three classes, which leave nothing to rank.
@@ -43,9 +46,15 @@ def wrong_class_agreement(
     wrong_NK = np.arange(num_classes) != np.asarray(labels_N)[:, None]
     count = num_classes - 1
     ranks = [
-        part[wrong_NK].reshape(-1, count).argsort(1).argsort(1).astype(np.float64)
+        rankdata(part[wrong_NK].reshape(-1, count), axis=1) - num_classes / 2
         for part in (np.asarray(logits_NK), np.asarray(others_NK))
     ]
     # Without ties rho is 1 - 6 sum d^2 / (n (n^2 - 1)).
     squares_N = ((ranks[0] - ranks[1]) ** 2).sum(1)
+    whole = count * (count**2 - 1) / 12
+    spread_2N = np.stack([(rank_NK**2).sum(1) for rank_NK in ranks])
+    tied_N = (spread_2N < whole).any(axis=0)
+    both_N = np.sqrt(spread_2N.prod(axis=0)[tied_N])
+    rho_N = (ranks[0] * ranks[1]).sum(1)[tied_N] / np.where(both_N > 0, both_N, 1)
+    squares_N[tied_N] = 2 * whole * (1 - rho_N)
     return float(1 - 6 * squares_N.mean() / (count * (count**2 - 1)))

@@ -129,12 +129,18 @@ def nearest_neighbours(y_NM: np.ndarray, neighbours: int = 3) -> float | None:
     Returns:
         None where an example has no more than k different draws.
 
+    Raises:
+        ValueError: a Y that is not finite.
+
     >>> rng = np.random.default_rng(0)
     >>> far_apart = np.repeat([0.0, 1e6], 50)[:, None] + rng.normal(size=(100, 24))
     >>> round(nearest_neighbours(far_apart), 1)  # two clusters of examples alike: log 2
     0.7
     """
-    own = [np.unique(y_M) for y_M in np.asarray(y_NM, np.float64)]
+    y_NM = np.asarray(y_NM, np.float64)
+    if not np.isfinite(y_NM).all():
+        raise ValueError("values that are not finite")
+    own = [np.unique(y_M) for y_M in y_NM]
     sizes_N = np.array([len(y) for y in own])
     if sizes_N.min() <= neighbours:
         return None

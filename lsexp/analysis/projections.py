@@ -113,6 +113,10 @@ def tsne(features_ND: np.ndarray, seed: int = 0) -> np.ndarray:
     features_ND = np.asarray(features_ND, np.float64)
     if len(features_ND) < 4 or not np.ptp(features_ND, axis=0).max() > 0:
         raise ValueError("t-SNE needs four images or more whose features are not all alike")
+    largest = np.abs(features_ND).max()
+    if not 1e-12 < largest < 1e12:
+        # Squares of distances must fit float32 there; scale means nothing.
+        features_ND = features_ND / largest
     perplexity = min(30.0, (len(features_ND) - 1) / 3)
     init = "pca" if features_ND.shape[1] > 1 else "random"
     picture = TSNE(init=init, perplexity=perplexity, random_state=seed)
@@ -132,6 +136,7 @@ def scatter(points_ND: np.ndarray, labels_N: np.ndarray) -> tuple[float, float]:
     >>> scatter(np.array([[0.0], [2.0], [10.0], [10.0]]), np.array([0, 0, 1, 1]))
     (0.5, 20.25)
     """
+    points_ND = np.asarray(points_ND, np.float64)
     classes = np.unique(labels_N)
     means, within = [], []
     for k in classes:
@@ -154,11 +159,16 @@ def sides(templates_3E: np.ndarray) -> np.ndarray:
 def distances(points_NE: np.ndarray, templates_KE: np.ndarray) -> np.ndarray:
     """Distance of each example to each template, float64 [N, K].
 
-    By ||x||^2 - 2 x^T w + ||w||^2, as in section 2, without N x K x E numbers at once.
+    By ||x||^2 - 2 x^T w + ||w||^2, as in section 2, without N x K x E numbers at once; below some
+    1e-8 of the norms a distance is lost to rounding.
 
     >>> distances(np.array([[3.0, 4.0]]), np.array([[0.0, 0.0], [3.0, 3.0]])).tolist()
     [[5.0, 1.0]]
     """
+    points_NE, templates_KE = (
+        np.asarray(points_NE, np.float64),
+        np.asarray(templates_KE, np.float64),
+    )
     squared_NK = (
         (points_NE**2).sum(1)[:, None]
         - 2 * points_NE @ templates_KE.T
@@ -171,4 +181,5 @@ def distances(points_NE: np.ndarray, templates_KE: np.ndarray) -> np.ndarray:
 def kept(plane: Plane, points_NE: np.ndarray) -> float:
     """Share of the points' variance that a plane shows, 0..1; 0 where they do not vary."""
     whole = float(points_NE.var(0).sum())
-    return float(project(plane, points_NE).var(0).sum()) / whole if whole > 0 else 0.0
+    seen = float(project(plane, points_NE).var(0).sum())
+    return min(seen / whole, 1.0) if whole > 0 else 0.0

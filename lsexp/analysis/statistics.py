@@ -128,7 +128,8 @@ def over_both(scores_SN: np.ndarray) -> Interval:
        small and has no t quantile: some 70 % with three seeds where only seeds vary.
     2. B - R is 0 where chance makes it negative, and the interval is never narrower than
        `over_seeds` or `over_examples` of the same scores.
-    3. One seed says nothing about seeds: no interval. Nor is there one where no score differs.
+    3. One seed says nothing about seeds: no interval. Nor is there one where no score differs, or
+       where neither the means of the seeds nor those of the examples do.
     4. Differences of two settings go in as differences of scores, seed by seed.
 
     Args:
@@ -391,8 +392,8 @@ def _checked(values: np.ndarray, name: str, dimensions: int) -> np.ndarray:
 
 
 def _constant(values: np.ndarray, scale: float) -> bool:
-    """No spread beyond the rounding of numbers of this size."""
-    return bool(np.ptp(values) <= 1e-12 * scale)
+    """No spread beyond the rounding of numbers of this size, or one whose square rounds to 0."""
+    return bool(np.ptp(values) <= max(1e-12 * scale, 1e-150))
 
 
 def _t(num_values: int) -> float:
@@ -410,7 +411,8 @@ def _t_interval(values: np.ndarray, over: Over, scale: float) -> Interval:
 def _both(values_S: np.ndarray, scores_SN: np.ndarray) -> Interval:
     """`over_both` with the seeds' values given apart from the scores (or pseudo-values)."""
     value, (S, N) = float(values_S.mean()), scores_SN.shape
-    if S == 1 or N == 1 or _constant(scores_SN, float(np.abs(scores_SN).max())):
+    scale = float(np.abs(scores_SN).max())
+    if S == 1 or N == 1 or _constant(scores_SN, scale):
         return Interval(value, None, None, S, "both")
     means_N = scores_SN.mean(axis=0)
     residual_SN = scores_SN - scores_SN.mean(axis=1, keepdims=True) - means_N + means_N.mean()
@@ -420,6 +422,9 @@ def _both(values_S: np.ndarray, scores_SN: np.ndarray) -> Interval:
     shared = max(examples - residual, 0.0)
     squared = max(_t(S) ** 2 * seeds + _t(N) ** 2 * shared, _t(N) ** 2 * examples)
     half = float(np.sqrt(squared / (S * N)))
+    # Means that agree by chance are no certainty.
+    if half <= 1e-12 * scale:
+        return Interval(value, None, None, S, "both")
     return Interval(value, value - half, value + half, S, "both")
 
 

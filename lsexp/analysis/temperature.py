@@ -23,8 +23,8 @@ By = Literal["nll", "ece"]
 # T = 1.9.
 GRID = 10 ** (np.arange(-50, 51) / 50)
 
-# How far from the scale of the logits T is looked for. A factor of 1,000 leaves nothing to find:
-# probabilities are then 0 and 1, or all alike.
+# How far from the scale of the logits T is looked for. A factor of 1,000 leaves nothing to find
+# where examples are of one scale: probabilities are then 0 and 1, or all alike.
 REACH = 1000.0
 
 # Largest slope, in nats by factor e of T, that still counts as a minimum; what brentq leaves is
@@ -70,7 +70,8 @@ def fit_temperature(
        larger logits than other classes, as T -> infinity. Then `at_edge`, with a T that is 1,000
        times smaller or larger than the mean of (largest logit - mean logit). A few hundred
        examples without a mistake are enough for that: fit on more, or on another split.
-    3. Multiplying the logits multiplies T: no range is fixed.
+    3. Multiplying the logits multiplies T: no range is fixed. Where a few examples have far larger
+       logits than the rest, which a T below those 1,000 times may fit, it is looked for there too.
 
     By ECE, as the paper seems to do:
     4. On a fixed grid: ECE jumps where examples change bins, and has many minima.
@@ -85,7 +86,7 @@ def fit_temperature(
 
     Returns:
         T with what it minimises and whether it is a minimum. Logits that are equal within each
-        example have none: T = 1, `at_edge`.
+        example (or differ by less than 1e-304) have none: T = 1, `at_edge`.
 
     Raises:
         ValueError: no examples, lengths differ, a label that is no class, a logit that is not
@@ -149,6 +150,9 @@ def curve(
         temperatures_T: above 0, in any order.
         bins: of the ECE.
 
+    Returns:
+        NLL is infinite where logits / T is beyond float64.
+
     Raises:
         ValueError: as `fit_temperature`, or a temperature that is not finite and above 0.
 
@@ -164,9 +168,10 @@ def curve(
     correct_N = logits_NK.argmax(axis=1) == labels_N
     found = np.empty((len(temperatures_T), 2))
     for i, temperature in enumerate(temperatures_T.tolist()):
-        # The largest logit is 0 here: its probability is 1 / total.
-        total_N = np.exp(below_NK / temperature).sum(axis=1)
-        found[i, 0] = (np.log(total_N) - label_N / temperature).mean()
+        with np.errstate(over="ignore"):
+            # The largest logit is 0 here: its probability is 1 / total.
+            total_N = np.exp(below_NK / temperature).sum(axis=1)
+            found[i, 0] = (np.log(total_N) - label_N / temperature).mean()
         found[i, 1] = ece_of(1 / total_N, correct_N, bins)
     return Curve(nll=found[:, 0], ece=found[:, 1])
 
@@ -175,7 +180,8 @@ def _by_nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> Temperature:
     below_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
     label_N = _of_label(below_NK, labels_N)
     scale = -float(below_NK.mean())
-    if scale == 0:
+    # Below it T would round to 0.
+    if scale < REACH * np.finfo(np.float64).tiny:
         return Temperature(1.0, "nll", at_edge=True)
 
     def slope(log_temperature: float) -> float:
@@ -186,8 +192,13 @@ def _by_nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> Temperature:
         return float((label_N - mean_N).mean()) / temperature
 
     coldest, hottest = math.log(scale / REACH), math.log(scale * REACH)
-    if not label_N.any() or slope(coldest) >= 0:
+    if not label_N.any():
         return Temperature(math.exp(coldest), "nll", at_edge=True)
+    if slope(coldest) >= 0:
+        # A label that is not the largest makes NLL rise again towards 0, though maybe only where
+        # the closest logits are told apart.
+        closest = -float(below_NK.max(initial=-math.inf, where=below_NK < 0))
+        coldest, hottest = math.log(closest / REACH), coldest
     if slope(hottest) <= 0:
         return Temperature(math.exp(hottest), "nll", at_edge=True)
     best = float(brentq(slope, coldest, hottest, xtol=1e-14))

@@ -40,6 +40,10 @@ def passes(
 
 
 def accuracy_and_nll(logits_NK: Tensor, labels_N: Tensor) -> tuple[float, float]:
-    """Accuracy (fraction) and mean negative log-likelihood of the hard labels (nats)."""
+    """Accuracy (fraction) and mean negative log-likelihood of the hard labels (nats).
+
+    Of classes that tie the first counts as predicted. Logits are to be finite: NLL is infinite
+    where a label's is -inf, and NaN with NaN.
+    """
     accuracy = (logits_NK.argmax(1) == labels_N).double().mean().item()
     return accuracy, F.cross_entropy(logits_NK.double(), labels_N).item()
