@@ -13,8 +13,9 @@ import io
 import math
 import os
 import time
+import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,10 +174,15 @@ def _pictures(
             left_out.append(entry.path)
         elif entry.is_dir():
             yield from _pictures(entry.path, left_out, above)
-        elif entry.name.lower().endswith(ENDINGS) and (entry.is_file() or entry.is_symlink()):
+        elif entry.name.lower().endswith(ENDINGS) and _is_file(entry):
             yield entry
         else:
             left_out.append(entry.path)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """A file, or a link to one or to nothing, which is told; no pipe or device: some never end."""
+    return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
 
 
 def _sorted(folder: str) -> list[os.DirEntry[str]]:
@@ -223,6 +229,8 @@ def read(found: Found, image_size: int) -> Arrays:
     for name in VAL:
         if (found.root / name).is_dir():
             say(f"data.path={found.root}: {name}/ is not read; val is split off from train/")
+    tested = {file.label for file in found.test}
+    tell_absent(f"data.path={found.root}", "test/", found.classes, tested)
     functional = torchvision("transforms.v2.functional")
     from PIL import Image
 
@@ -235,6 +243,7 @@ def read(found: Found, image_size: int) -> Arrays:
         failures = []
         for i in range(start, min(start + CHUNK, len(files))):
             try:
+                _check_size(files[i].size)
                 picture = _open(files[i].path)
                 picture = _resize(picture, image_size, functional)
                 coloured[i] = picture.mode == "RGB"
@@ -254,7 +263,7 @@ def read(found: Found, image_size: int) -> Arrays:
             done += CHUNK
             if time.monotonic() - said > 10:
                 said = time.monotonic()
-                say(f"{found.root}: {done:,} of {len(files):,} images read")
+                say(f"{found.root}: {min(done, len(files)):,} of {len(files):,} images read")
     if failures:
         path, reason = failures[0]
         others = [os.path.relpath(other, found.root) for other, _ in failures[1:]]
@@ -266,7 +275,37 @@ def read(found: Found, image_size: int) -> Arrays:
         images = np.ascontiguousarray(images[..., :1])
     labels = np.array([file.label for file in files], np.int64)
     train = len(found.train)
-    return Arrays(images[:train], labels[:train], images[train:], labels[train:], found.classes)
+    classes = tuple(map(class_name, found.classes))
+    return Arrays(images[:train], labels[:train], images[train:], labels[train:], classes)
+
+
+def class_name(name: str) -> str:
+    """A name as it can be printed and written: line breaks, other control characters and bytes of
+    unknown encoding as escapes, so that different names stay different.
+
+    >>> class_name("ca\\nt"), class_name("K\\udce4tzchen"), class_name("Kätzchen")
+    ('ca\\\\nt', 'K\\\\udce4tzchen', 'Kätzchen')
+    """
+    bad = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in bad else c for c in name
+    )
+
+
+def tell_absent(where: str, test: str, classes: Sequence[str], tested: Set[int]) -> None:
+    """Say of which classes there is nothing to test on: what is measured is not of them."""
+    absent = [class_name(name) for k, name in enumerate(classes) if k not in tested]
+    if absent:
+        say(f"{where}: {test} has no image of class {_some(absent)}; the others are tested")
+
+
+def _check_size(file_size: int) -> None:
+    """Before a file is read: what is empty may be a device's, whose end never comes."""
+    if not file_size:
+        raise ValueError("it is empty")
+    most = 8 * _most_pixels()  # four channels of 16 bits
+    if file_size > most:
+        raise ValueError(f"its file has {size(file_size)}, more than {size(most)}")
 
 
 def _open(path: str) -> Any:
@@ -274,8 +313,6 @@ def _open(path: str) -> Any:
     from PIL import Image, ImageOps
 
     content = Path(path).read_bytes()
-    if not content:
-        raise ValueError("it is empty")
     with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
         picture.load()
         with contextlib.suppress(Exception):  # EXIF that cannot be read tells no orientation

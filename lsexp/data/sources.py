@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -33,7 +34,7 @@ from lsexp.data.canonical import (
 from lsexp.data.download import fetch
 from lsexp.data.splits import stratified_order
 from lsexp.errors import UserError, torchvision
-from lsexp.text import user_path
+from lsexp.text import size, user_path
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 LAYOUT = (
@@ -324,8 +325,9 @@ def _imagefolder(config: DataConfig, data_dir: Path) -> Dataset:
 
 
 def _plain(name: str) -> str:
-    """A file's name as it can stand in the name of a run."""
-    return "".join(c if c.isalnum() else "_" for c in name)
+    """A file's name as it can stand in the name of a run, which adds to it and has 255 bytes."""
+    plain = "".join(c if c.isalnum() else "_" for c in name)
+    return plain.encode()[:150].decode(errors="ignore")
 
 
 SOURCES: dict[str, Callable[[DataConfig, Path], Dataset]] = {
@@ -364,14 +366,20 @@ def read_npz(path: Path) -> Arrays:
         key = ""
         members: dict[str, Any] = {}
         try:
+            with zipfile.ZipFile(stream) as packed:
+                _check_memory(path, packed)
+            stream.seek(0)
             file = np.load(stream, allow_pickle=False)
             for key in (*KEYS, "classes"):
                 if key in file:
                     members[key] = file[key]
             found = ", ".join(file) or "nothing"
+        except UserError:
+            raise
         except Exception as error:
             # A damaged zip makes NumPy raise almost anything.
-            reason = f"{key} holds Python objects" if "pickle" in str(error) else str(error)
+            objects = str(error).startswith("Object arrays cannot be loaded")
+            reason = f"{key} holds Python objects" if objects else str(error)
             raise UserError(
                 f"{path}: cannot be read as .npz ({reason.strip()}); it must hold {LAYOUT}"
             ) from error
@@ -415,7 +423,23 @@ def read_npz(path: Path) -> Arrays:
         raise UserError(f"{path}: y_train has no image of class {names}; {rule}")
     if len(classes) < 2:
         raise UserError(f"{path}: y_train has one class; at least two are needed")
+    imagefolder.tell_absent(str(path), "y_test", classes, set(test_labels.tolist()))
     return Arrays(train_images, train_labels, test_images, test_labels, classes)
+
+
+def _check_memory(path: Path, packed: zipfile.ZipFile) -> None:
+    """Refuse a small file that would fill the memory, by what its members say that they unpack to;
+    no more than that is read of them."""
+    needed = {name for key in (*KEYS, "classes") for name in (key, f"{key}.npy")}
+    # The canonical order is made by a second copy.
+    total = 2 * sum(one.file_size for one in packed.infolist() if one.filename in needed)
+    there = imagefolder.available_memory()
+    if there is not None and total > there:
+        raise UserError(
+            f"{path}: its images take {size(total)} of memory to import, and {size(there)} is "
+            f"free; a file with fewer or smaller images would fit",
+            exit_code=1,
+        )
 
 
 def _classes(path: Path, names: np.ndarray) -> tuple[str, ...]:
@@ -425,7 +449,7 @@ def _classes(path: Path, names: np.ndarray) -> tuple[str, ...]:
         )
     if names.dtype.kind == "S":
         names = np.char.decode(names, "utf-8", "replace")
-    classes = tuple(str(name) for name in names)
+    classes = tuple(imagefolder.class_name(str(name)) for name in names)
     if len(set(classes)) < len(classes):
         raise UserError(f"{path}: classes holds a name twice; each class needs its own")
     return classes

@@ -77,17 +77,18 @@ def _environment(*, escape: bool) -> jinja2.Environment:
 
 
 def _text(value: str) -> str:
-    """Free text in Markdown: nothing of it is markup.
+    """Free text in Markdown, on one line: nothing of it is markup, nor mathematics.
 
     >>> _text("a_b <i> *c*")
     'a\\\\_b &lt;i&gt; \\\\*c\\\\*'
     """
-    return re.sub(r"([\\`*_\[\]#|])", r"\\\1", html.escape(value, quote=False))
+    line = " ".join(value.split())  # what begins another may be a heading or a list
+    return re.sub(r"([\\`*_\[\]#|$~])", r"\\\1", html.escape(line, quote=False))
 
 
 def _cell(value: str) -> str:
     """A cell of a Markdown table, on one line."""
-    return _text(" ".join(value.split())).replace("+-", "±")
+    return _text(value).replace("+-", "±")
 
 
 def _code(value: str) -> str:

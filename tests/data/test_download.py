@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import multiprocessing
 import os
 import pickle
 import tarfile
@@ -18,6 +19,10 @@ from lsexp.data import download, load, sources
 from lsexp.data.canonical import canonical
 from lsexp.data.download import fetch
 from lsexp.errors import UserError
+from lsexp.files import whose
+
+OF_ANOTHER = "file~00000000-1-2-00000000.part"
+"""Begun by a process of another machine."""
 
 CONTENT = bytes(range(256)) * 2000
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -138,25 +143,43 @@ def test_a_mirror_that_cannot_continue_sends_the_whole_file(server, tmp_path):
 
 
 def test_a_wrong_beginning_is_thrown_away(server, tmp_path):
-    (tmp_path / "file.1.part").write_bytes(b"something else")
-    os.utime(tmp_path / "file.1.part", (1, 1))
+    (tmp_path / OF_ANOTHER).write_bytes(b"something else")
+    os.utime(tmp_path / OF_ANOTHER, (1, 1))
     get(server, tmp_path / "file", "good", "good")
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert left(tmp_path) == ["file"]
 
 
 def test_what_a_killed_process_left_is_continued(server, tmp_path):
-    (tmp_path / "file.1.part").write_bytes(CONTENT[:5000])
-    os.utime(tmp_path / "file.1.part", (1, 1))
+    (tmp_path / OF_ANOTHER).write_bytes(CONTENT[:5000])
+    os.utime(tmp_path / OF_ANOTHER, (1, 1))
     get(server, tmp_path / "file", "good")
     assert server.asked == [("good", "file", "bytes=5000-")]
     assert left(tmp_path) == ["file"]
 
 
-def test_what_another_process_is_writing_is_left_to_it(server, tmp_path):
-    (tmp_path / "file.1.part").write_bytes(CONTENT[:5000])
+def test_what_a_killed_process_of_this_machine_left_is_continued_at_once(server, tmp_path):
+    context = multiprocessing.get_context("fork")
+    for size in (100, 5000):
+        killed = context.Process(target=begin, args=(tmp_path, size))
+        killed.start()
+        killed.join()
+    assert len(left(tmp_path)) == 2
     get(server, tmp_path / "file", "good")
-    assert left(tmp_path) == ["file", "file.1.part"]
+    assert server.asked == [("good", "file", "bytes=5000-")]
+    assert left(tmp_path) == ["file"]
+
+
+def begin(folder, size):
+    (folder / f"file{whose()}.part").write_bytes(CONTENT[:size])
+
+
+def test_what_another_process_is_writing_is_left_to_it(server, tmp_path):
+    here = f"file{whose()}.part"
+    for name in (OF_ANOTHER, here):
+        (tmp_path / name).write_bytes(CONTENT[:5000])
+    get(server, tmp_path / "file", "good")
+    assert left(tmp_path) == sorted(["file", OF_ANOTHER, here])
     assert server.asked == [("good", "file", None)]
 
 
