@@ -27,6 +27,7 @@ import psutil
 from lsexp import compose
 from lsexp.config import DistillationConfig, TrainConfig, check
 from lsexp.errors import UserError
+from lsexp.files import clear, replace_file
 from lsexp.text import say, table, user_path
 
 HELP = """\
@@ -144,6 +145,9 @@ def run(words: list[str]) -> int:
     key, other = ("workers", "members") if device.type == "cuda" else ("members", "workers")
     if key in options["typed"]:
         raise UserError(f"{key}: on device={device.type} {other}= is how many run at once")
+    with tempfile.TemporaryDirectory(prefix="lsexp-bench-") as scratch:
+        for config, chosen in configs if rest else []:  # what was typed may not fit the data
+            _check_plan(config, chosen, Path(scratch))
     machine = _machine(device)
     name = "cuda" if device.type == "cuda" else machine["cpu_class"]
     path = options["out_dir"] / "bench" / f"{name}.json"
@@ -176,7 +180,8 @@ def run(words: list[str]) -> int:
     for line in _doubts(limits, rows):
         print(line)
     whole = {"machine": machine, "seconds": options["seconds"], "limits": limits, "recipes": rows}
-    path.write_text(json.dumps(whole, indent=1, default=asdict) + "\n")
+    replace_file(path, json.dumps(whole, indent=1, default=asdict) + "\n")
+    clear(path.parent)
     print(path)
     return 0
 
@@ -430,6 +435,14 @@ class _Timer:
                 parts.append((after - before) / (ended - began))
         whole, first_half, second_half = np.reshape(parts, (-1, 3)).sum(0).tolist()
         return whole, first_half, second_half
+
+
+def _check_plan(config: TrainConfig, chosen: dict[str, str], scratch: Path) -> None:
+    """Refuse, before anything is measured, what could not be trained."""
+    from lsexp.launch.plan import plan as plan_run
+
+    config = replace(_with_images(config, scratch), precision="fp32", runs_dir=str(scratch))
+    plan_run(config, chosen, ["lsexp", "bench"], remember=False)
 
 
 def _measure_recipe(

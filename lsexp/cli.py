@@ -5,6 +5,7 @@ Torch is imported inside commands only, so that help answers at once.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -21,7 +22,7 @@ lsexp: a laboratory for label smoothing
   lsexp plot STUDY [...]         the same from what is trained
   lsexp reproduce [STUDY ...]    sweep every study, and the report of them
   lsexp report [STUDY ...]       what has been swept, on one page
-  lsexp runs [show|rm] [...]     what has been trained: list, look into, remove
+  lsexp runs [show|rm|repair]    what has been trained: list, look into, remove, mend
   lsexp plot curves [...]        loss and accuracy of chosen runs over training
   lsexp data [NAME ...]          fetch, import and verify data sets
   lsexp bench [recipe=NAME]      how fast this machine trains, and could
@@ -37,6 +38,12 @@ Folders: data_dir= or LSEXP_DATA_DIR (default: the user's cache folder),
 Exit codes: 0 done, 1 the work failed, 2 the words were wrong.
 """
 
+NOT_OURS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""What a machine refuses, which is no bug."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that `argv` (default: sys.argv) names; return the exit code."""
@@ -51,18 +58,41 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"lsexp: {error}", file=sys.stderr)
         return error.exit_code
-    except PermissionError as error:
-        print(f"lsexp: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("lsexp: interrupted", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `lsexp ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in NOT_OURS:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"lsexp: {where}{error.strerror}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _no_memory(error):
+            raise
+        line = (str(error) or "out of memory").splitlines()[0].rstrip(".")
+        print(f"lsexp: {line}; a smaller network or batch needs less", file=sys.stderr)
+        return 1
+
+
+def _no_memory(error: Exception) -> bool:
+    """Whether a plan or a measurement, too, asked for more than there is."""
+    if isinstance(error, MemoryError):
+        return True
+    from lsexp.launch.local import NO_MEMORY
+
+    return any(words in str(error) for words in NO_MEMORY)
 
 
 def _dispatch(words: list[str]) -> int:
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:  # it could not be recorded with a run
+            raise UserError(f"{word!a}: is not text in UTF-8") from error
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
@@ -126,6 +156,10 @@ def _tell(text: str) -> None:
 
 
 def _runs(words: list[str]) -> int:
+    if words and words[0] == "repair" and not {"-h", "--help"} & {*words}:
+        from lsexp.launch import repair
+
+        return repair.run(words[1:])
     from lsexp.runs import command
 
     return command.run(words)

@@ -10,7 +10,9 @@ from lsexp import studies
 from lsexp.config import MODELS, TrainConfig, walk
 from lsexp.errors import UserError, unknown
 from lsexp.figures import FORMATS, panels, series_style, styled, write_figure, write_table
+from lsexp.files import clear
 from lsexp.runs.catalog import Entry, read_runs
+from lsexp.runs.store import Damaged, RunFolder
 from lsexp.text import say, user_path
 
 if TYPE_CHECKING:
@@ -49,12 +51,16 @@ def run(words: list[str]) -> int:
         raise unknown(words[0], "figure", ["curves", *studies.names()], "lsexp plot --help")
     options = {"runs_dir": None, "out_dir": os.environ.get("LSEXP_OUT_DIR") or "out"}
     options["figure.format"] = "png"
-    selecting = []
+    selecting: list[str] = []
+    typed: set[str] = set()
     for word in words[1:]:
         name, equals, value = word.partition("=")
         if word.startswith("-"):
             raise unknown(word, "flag", ["--help"], "lsexp plot --help")
         if equals and name in options:
+            if name in typed:
+                raise UserError(f"{name}: is given twice")
+            typed.add(name)
             options[name] = value
         else:
             selecting.append(word)
@@ -70,6 +76,7 @@ def run(words: list[str]) -> int:
     try:
         table = write_table(long_table(histories), folder / "curves.csv")
         written = [*write_figure(figure, folder / "curves", formats), table]
+        clear(folder)
     except OSError as error:
         raise UserError(
             f"out_dir={options['out_dir']}: {error.strerror or error}", exit_code=1
@@ -85,7 +92,10 @@ def choose(runs_dir: str | None, words: list[str]) -> list[Entry]:
     if stale:
         say(f"{stale} stale runs left out")
     readable = [entry for entry in found if entry.status not in ("stale", "damaged")]
-    entries = [entry for entry in readable if (entry.path / "history.csv").is_file()]
+    entries = [entry for entry in readable if _has_history(entry)]
+    for entry in found:
+        if entry.status == "damaged":
+            say(f"left out: {Damaged(entry.path, 'damaged', entry.name)}")
     if not words and entries:
         newest = max(entries, key=lambda e: (e.path / "history.csv").stat().st_mtime_ns)
         like = {key: newest.config.get(key) for key in ("recipe", "budget")}
@@ -98,6 +108,16 @@ def choose(runs_dir: str | None, words: list[str]) -> list[Entry]:
         what = " ".join(words) or "this folder"
         raise UserError(f"{what}: no run with a history; `lsexp runs` lists them", exit_code=1)
     return entries
+
+
+def _has_history(entry: Entry) -> bool:
+    if entry.status == "finished":
+        try:
+            RunFolder(entry.path).verified_metrics(["history.csv"])
+        except Damaged as error:
+            say(f"left out: {error}")
+            return False
+    return (entry.path / "history.csv").is_file()
 
 
 def read_history(entry: Entry) -> list[dict[str, float | None]]:

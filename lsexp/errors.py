@@ -16,7 +16,10 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
-        super().__init__(" ".join(message.split()))
+        line = " ".join(message.split())
+        # Names of files may hold what a terminal obeys.
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        super().__init__(shown)
         self.exit_code = exit_code
 
 

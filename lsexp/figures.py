@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from lsexp.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,7 +115,9 @@ def write_figure(figure: Figure, path: Path, formats: Sequence[str]) -> list[Pat
         for ending in formats:
             target = path.with_suffix(f".{ending}")
             metadata = {"Date": None} if ending == "svg" else None
-            figure.savefig(target, metadata=metadata)
+            content = io.BytesIO()
+            figure.savefig(content, format=ending, metadata=metadata)
+            replace_file(target, content.getvalue())
             written.append(target)
     return written
 
@@ -120,8 +125,9 @@ def write_figure(figure: Figure, path: Path, formats: Sequence[str]) -> list[Pat
 def write_table(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     """The numbers of a figure as CSV; empty cells for None."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, text.getvalue())
     return path

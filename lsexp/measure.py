@@ -21,10 +21,11 @@ import numpy as np
 
 from lsexp.config import CustomConfig, DataConfig, TrainConfig, revived
 from lsexp.errors import UserError
+from lsexp.files import clear, replace_file, sha256_of
 from lsexp.runs.catalog import load_outputs
-from lsexp.runs.store import RunFolder, replace_file, sha256_of, snapshot_of
+from lsexp.runs.store import Damaged, RunFolder, snapshot_of
 from lsexp.runs.tensors import packed, unpacked
-from lsexp.text import plural, say
+from lsexp.text import plural, say, size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -203,6 +204,7 @@ def measure(
             seconds[one.step] = seconds.get(one.step, 0) + time.perf_counter() - began
             try:
                 files[one].parent.mkdir(exist_ok=True)
+                clear(files[one].parent)
                 replace_file(files[one], packed(found._asdict(), files[one].stem))
             except OSError:  # a folder that is read-only is measured each time
                 kept[one] = found
@@ -265,9 +267,20 @@ def read_logits(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     if path.is_file() and not zipfile.is_zipfile(path):
         raise UserError(f"logits={path}: is no .npz file", exit_code=1)
+    from lsexp.data.imagefolder import available_memory
+
     try:
-        with path.open("rb") as opened, np.load(opened) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            there = available_memory()
+            whole = sum(one.file_size for one in file.zip.infolist())
+            if there is not None and whole > there:
+                raise UserError(
+                    f"logits={path}: holds {size(whole)}, and {size(there)} of memory is free",
+                    exit_code=1,
+                )
             arrays = {name.replace(".", "_"): file[name] for name in file.files}
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"logits={path}: {error.strerror or error}", exit_code=1) from error
     except Exception as error:  # zipfile's, numpy's, pickle's own kinds
@@ -411,11 +424,7 @@ class Network:
                 tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
             model.load_state_dict(tensors)
         except Exception as error:  # safetensors' own kinds, or another network's
-            raise UserError(
-                f"{weights}: damaged ({error}); where it is removed, artifacts.snapshots= makes it "
-                f"again",
-                exit_code=1,
-            ) from error
+            raise Damaged(weights, f"damaged ({error})", self.path.name) from error
         model = model.to(self.device)
         if step is None:
             some = np.arange(min(len(self.outputs["test.labels"]), CHECKED))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from safetensors.numpy import load_file
 
 from lsexp import compose, studies
 from lsexp.launch.plan import Plan, plan
+from lsexp.runs.store import sealed
 
 TINY = ["budget=smoke", "threads=1", "artifacts.tensorboard=false"]
 
@@ -91,6 +94,8 @@ def _run(words: tuple[str, ...], cwd: str, env: dict[str, str], folder: str) -> 
     os.environ.update(env)
     sys.path.insert(0, cwd)
     sys.argv = ["lsexp", *words]
+    if "LSEXP_TEST_FAULT" in env:
+        runpy.run_path(str(Path(__file__).parent / "faults/inject/sitecustomize.py"))
     from lsexp.cli import main
 
     sys.exit(main(list(words)))
@@ -126,6 +131,13 @@ def history(folder: Path) -> list[dict[str, str]]:
     """Rows of history.csv without what a clock decides."""
     with (folder / "history.csv").open() as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def change_metrics(folder: Path, section: str, **changes: Any) -> None:
+    """Change a section of a finished run's metrics, as if it had been written so."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics[section].update(changes)
+    (folder / "metrics.json").write_text(json.dumps(sealed(metrics)))
 
 
 def names(folder: Path) -> set[str]:

@@ -6,16 +6,18 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from support import tiny_plan
+from support import change_metrics, tiny_plan
 
 from lsexp import compose, measure
 from lsexp.cli import main
 from lsexp.config import revived, walk
 from lsexp.errors import UserError
+from lsexp.files import sha256_of
 from lsexp.launch.local import execute
 from lsexp.measure import Draws, Measurement
 from lsexp.runs.catalog import load_outputs, read_run
-from lsexp.runs.store import RunFolder, sha256_of, snapshot_of
+from lsexp.runs.identity import digest
+from lsexp.runs.store import RunFolder, snapshot_of
 from lsexp.runs.tensors import packed
 
 
@@ -109,17 +111,16 @@ def test_weights_that_do_not_give_the_recorded_outputs_are_refused(run):
     weights = load_file(run / "model.safetensors")
     weights["fc.bias"][0] += 1
     save_file(weights, run / "model.safetensors")
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics["checksums"]["model.safetensors"] = sha256_of(run / "model.safetensors")
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    now = {"model.safetensors": sha256_of(run / "model.safetensors")}
+    change_metrics(run, "checksums", **now)
     with pytest.raises(UserError, match="does not give the logits recorded"):
         measured(run, [Measurement("train")])
 
 
 def test_other_data_are_refused(run):
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics["identity"]["data.digest"] = "0" * 64
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    change_metrics(run, "identity", **{"data.digest": "0" * 64})
+    of = digest(RunFolder(run).metrics()["identity"])
+    run = run.rename(run.with_name(f"digits-mlp-eps0-seed0-{of}"))
     with pytest.raises(UserError, match="was trained on other data than digits holds now"):
         measured(run, [Measurement("val")])
 

@@ -12,14 +12,14 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from lsexp.files import clear, fsync, remove, scratch_folder, seal, sha256_of
 
 
 class Arrays(NamedTuple):
@@ -33,6 +33,10 @@ class Arrays(NamedTuple):
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: tuple[str, ...]
+
+
+PARTS = Arrays._fields[:4]
+"""The arrays, a file each in an imported copy."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +135,20 @@ def load_imported(name: str, source: Source, data_dir: Path) -> Dataset | None:
     folder = _import_folder(name, source, data_dir)
     try:
         meta = json.loads((folder / "meta.json").read_text())
+        if meta.pop("seal") != seal(meta):
+            return None
         train_images, train_labels, test_images, test_labels = (
-            np.load(folder / f"{field}.npy", mmap_mode="r") for field in Arrays._fields[:4]
+            np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in PARTS
         )
+        if meta["sha256"] != {part: sha256_of(folder / f"{part}.npy") for part in PARTS}:
+            return None
         classes = tuple(meta["classes"])
         arrays = Arrays(train_images, train_labels, test_images, test_labels, classes)
-        shapes = [list(part.shape) for part in arrays[:4]]
+        shapes = [list(array.shape) for array in arrays[:4]]
         if meta["shapes"] != shapes or train_images.dtype != np.uint8:
             return None
         return Dataset(name, arrays, meta["train_digest"], meta["test_digest"])
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
         return None  # absent, or damaged: the source is imported again
 
 
@@ -152,25 +160,25 @@ def save_imported(dataset: Dataset, source: Source, data_dir: Path) -> None:
         for old in folder.parent.glob(f"{dataset.name}-*/meta.json"):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 if json.loads(old.read_text())["source"] == source.name:
-                    shutil.rmtree(old.parent, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".importing-") as scratch:
-            parts = Path(scratch) / "parts"
-            parts.mkdir()
-            for field in Arrays._fields[:4]:
-                np.save(parts / f"{field}.npy", getattr(dataset.arrays, field))
+                    remove(old.parent)
+        clear(folder.parent)
+        with scratch_folder(folder) as parts:
+            for part in PARTS:
+                np.save(parts / f"{part}.npy", getattr(dataset.arrays, part))
             meta = {
                 "source": source.name,
                 "classes": dataset.arrays.classes,
-                "shapes": [list(part.shape) for part in dataset.arrays[:4]],
+                "shapes": [list(array.shape) for array in dataset.arrays[:4]],
                 "train_digest": dataset.train_digest,
                 "test_digest": dataset.test_digest,
+                "sha256": {part: sha256_of(parts / f"{part}.npy") for part in PARTS},
             }
-            (parts / "meta.json").write_text(json.dumps(meta))
+            (parts / "meta.json").write_text(json.dumps({**meta, "seal": seal(meta)}))
             for path in parts.iterdir():  # whole on disk before it is seen
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+                fsync(path)
             if load_imported(dataset.name, source, data_dir) is None:
-                shutil.rmtree(folder, ignore_errors=True)  # damaged, perhaps
+                if folder.exists():  # damaged
+                    remove(folder)
                 parts.rename(folder)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import os
 import ssl
 import time
 import urllib.error
@@ -22,12 +21,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from lsexp.errors import UserError
+from lsexp.files import is_left, whose
 
 SILENCE = 30.0
 """Seconds without a byte after which a mirror is given up."""
 CRAWL_SECONDS, CRAWL_SPEED = 20.0, 100_000.0
 """A mirror slower than this many bytes/s over its first seconds is left for another."""
 CHUNK = 1 << 18
+MOST = 1 << 30
+"""Bytes of a file whose mirror does not say how long it is: six times the largest that we know."""
 
 
 class Refused(Exception):
@@ -59,6 +61,8 @@ def fetch(urls: Sequence[str], to: Path, md5: str) -> None:
                     partial.write_bytes(b"")
                     raise Refused("sent another file (its md5 differs)")
                 partial.replace(to)
+                for left in _left_of(to):
+                    left.unlink(missing_ok=True)
                 return
             except Refused as refusal:
                 reasons.append(f"{url.partition('?')[0]} {refusal}")
@@ -75,15 +79,24 @@ def md5_of(path: Path) -> str:
 def _partial(to: Path) -> Path:
     """A file of this process to write to, begun with what a killed process left."""
     to.parent.mkdir(parents=True, exist_ok=True)
-    mine = to.with_name(f"{to.name}.{os.getpid()}.part")
+    mine = to.with_name(f"{to.name}{whose()}.part")
     with contextlib.suppress(OSError):
         # Renaming gives it to one process only; one that may still grow is another's.
-        found = [(path.stat(), path) for path in to.parent.glob(f"{to.name}.*.part")]
-        old = [(s.st_size, path) for s, path in found if time.time() - s.st_mtime > 10 * SILENCE]
-        if old:
-            max(old)[1].rename(mine)
+        if found := _left_of(to):
+            found[-1].rename(mine)
     mine.touch()
     return mine
+
+
+def _left_of(to: Path) -> list[Path]:
+    """Parts of a file to which nobody writes any more, the longest last."""
+    found = []
+    for path in to.parent.glob(f"{to.name}~*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            stat, gone = path.stat(), is_left(path.name.removesuffix(".part"))
+            if time.time() - stat.st_mtime > 10 * SILENCE if gone is None else gone:
+                found.append((stat.st_size, path))
+    return [path for _, path in sorted(found)]
 
 
 def _from(url: str, partial: Path, *, patient: bool) -> None:
@@ -134,6 +147,8 @@ def _copy(
         while chunk := _read(answer):
             file.write(chunk)
             received += len(chunk)
+            if done + received > (MOST if total is None else total):
+                raise Refused("sent more than there is of the file")
             bar.update(task, completed=done + received)
             now = time.monotonic()
             if not console.is_terminal and now - said > 10:

@@ -11,19 +11,20 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
+from lsexp import files
 from lsexp.errors import UserError
+from lsexp.files import replace_file
 from lsexp.launch.plan import Plan
 from lsexp.launch.progress import Shown, View
 from lsexp.launch.results import Segment, failure, segment, write_results
 from lsexp.runs.catalog import teacher_changed
 from lsexp.runs.claims import Claim, Record, acquire, describe
-from lsexp.runs.store import RunFolder, aside_of, replace_file, snapshot_of, snapshot_path
+from lsexp.runs.store import RunFolder, aside_of, snapshot_of, snapshot_path
 from lsexp.runs.tensors import packed
 from lsexp.text import say
 from lsexp.training.bank import stepper, stream
@@ -32,13 +33,16 @@ from lsexp.training.hardware import Environment, environment, prepare
 from lsexp.training.history import EpochRow, history_text
 from lsexp.training.loop import Diverged, Progress, train
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
+"""In what PyTorch raises: on a GPU, and for tensors in the machine's own memory."""
+
 
 class Elsewhere(Exception):
     """Another process trains the run now."""
 
 
 class OutOfMemory(UserError):
-    """The memory of the device did not suffice."""
+    """The memory did not suffice."""
 
 
 class Removed(UserError):
@@ -84,13 +88,19 @@ def execute(
         except (OSError, UserError):
             if plan.lacking(plan.folder.path):  # else another process was first
                 raise
-    if plan.snapshots:  # also what a kill has left
-        _clear(aside_of(plan.folder.path, plan.config.artifacts.snapshots))
+    clear_aside(plan)
     return metrics
 
 
-def _clear(aside: Path) -> None:
-    shutil.rmtree(aside, ignore_errors=True)
+def clear_aside(plan: Plan) -> None:
+    """Remove where a run was trained again, which has all its snapshots by now; also what a kill
+    has left of it."""
+    aside = aside_of(plan.folder.path, plan.config.artifacts.snapshots)
+    if not plan.snapshots or not aside.parents[1].is_dir():
+        return
+    files.clear(aside.parent)
+    with contextlib.suppress(OSError):
+        files.remove(aside)
     for empty in (aside.parent, aside.parents[1]):
         with contextlib.suppress(OSError):  # others may be at work there
             empty.rmdir()
@@ -337,14 +347,15 @@ def _train(plan: Plan, claim: Claim, env: Environment, how: _How) -> None:
 
 
 def _lost(device: torch.device, error: Exception) -> Exception | None:
-    """What to raise where a device has no memory left, or has failed for this whole process."""
-    if isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, torch.AcceleratorError) and "out of memory" in str(error)
+    """What to raise where there is no memory left, or a device has failed for the whole process."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
     ):
-        line = str(error).splitlines()[0].rstrip(".")
+        line = (str(error) or "out of memory").splitlines()[0].rstrip(".")
+        less = "members=1) or device=cpu need" if device.type == "cuda" else "workers=1) need"
         return OutOfMemory(
-            f"{line}; fewer runs at once (members=1) or device=cpu need less, and the same command "
-            f"goes on from the last checkpoint",
+            f"{line}; fewer runs at once ({less} less, and the same command goes on from the last "
+            f"checkpoint",
             exit_code=1,
         )
     if device.type == "cuda" and not isinstance(error, torch.AcceleratorError):
@@ -422,14 +433,14 @@ def _state_to_resume(
             if state["identity"] != plan.identity:
                 raise ValueError("of another run")
             step = state["member"]["step"]
-            lacking = [at for at in plan.lacking(path.parent) if at <= step]
+            lacking = [at for at in plan.snapshots if at <= step and not plan.has(path.parent, at)]
             if lacking or state.get("teacher") != taught:
                 what = f"without {len(lacking)} of the snapshots asked for"
                 why = what if lacking else "its teacher has been trained again since"
                 say(f"{path.parent}: {why}; the run begins again")
                 state = None
                 continue
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             say(f"{path}: damaged ({error}), ignored")
             state = None
             continue

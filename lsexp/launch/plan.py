@@ -29,6 +29,7 @@ from lsexp.config import (
 from lsexp.data import Dataset, Splits, draw_splits, load
 from lsexp.data.batches import Images, input_shape
 from lsexp.errors import UserError
+from lsexp.files import clear
 from lsexp.launch.teaching import (
     Teaching,
     find_teacher,
@@ -44,7 +45,8 @@ from lsexp.runs import claims
 from lsexp.runs.catalog import teacher_changed
 from lsexp.runs.claims import create_exclusively
 from lsexp.runs.identity import Science, run_name, science
-from lsexp.runs.store import RunFolder, aside_of, runs_folder, snapshot_path
+from lsexp.runs.store import RunFolder, aside_of, runs_folder, snapshot_of, snapshot_path
+from lsexp.runs.tensors import unpacked
 from lsexp.text import duration
 from lsexp.training.bank import stepper, stream
 from lsexp.training.checkpoint import unpack
@@ -95,6 +97,11 @@ class Plan:
     def lacking(self, folder: Path) -> list[int]:
         """Those of which a run folder, or an attempt's, has no weights."""
         return [step for step in self.snapshots if not snapshot_path(folder, step).is_file()]
+
+    def has(self, folder: Path, step: int) -> bool:
+        """Whether the snapshot after so many steps is there as it was written."""
+        path = snapshot_path(folder, step)
+        return unpacked(path, snapshot_of(self.identity, step)) is not None
 
     def done(self) -> bool:
         """Whether the run is finished, with all that is asked of it, and not stale."""
@@ -200,11 +207,24 @@ def plan(
         splits,
         targets(config.loss, dataset.num_classes),
         identity,
-        RunFolder(runs_folder(config.runs_dir) / name),
+        RunFolder(place_of_runs(config.runs_dir) / name),
     )
     if isinstance(config.loss, DistillationConfig):
         return found.variant(config.loss, config.seed, teaching)
     return found
+
+
+def place_of_runs(typed: str | None) -> Path:
+    """`runs_folder`, which may not exist yet.
+
+    Raises:
+        UserError: it is, or would be in, what is no folder.
+    """
+    folder = runs_folder(typed)
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"runs_dir={folder}: {nearest} is no folder")
+    return folder
 
 
 class Planner:
@@ -437,6 +457,7 @@ def _precision(
     if remember:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             path.parent.mkdir(parents=True, exist_ok=True)
+            clear(path.parent)
             # Where another process was first, its answer stands.
             if not create_exclusively(path, {"precision": found, "of": key}):
                 found = json.loads(path.read_text())["precision"]

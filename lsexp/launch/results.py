@@ -19,8 +19,9 @@ from safetensors.torch import save
 from lsexp.analysis.calibration import scores
 from lsexp.config import walk
 from lsexp.data.batches import Images
+from lsexp.files import replace_file, sha256_of
 from lsexp.launch.plan import Plan
-from lsexp.runs.store import config_text, replace_file, sha256_of
+from lsexp.runs.store import config_text, sealed
 from lsexp.text import duration
 from lsexp.training.evaluate import logits_of
 from lsexp.training.hardware import Environment
@@ -116,7 +117,7 @@ def write_results(
         "checksums": {name: sha256_of(attempt / name) for name in names},
         "provenance": _provenance(plan, segments),
     }
-    replace_file(attempt / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
+    replace_file(attempt / "metrics.json", json.dumps(sealed(metrics), indent=1, allow_nan=False))
 
 
 def summary(metrics: dict[str, Any]) -> str:

@@ -14,11 +14,12 @@ from lsexp.config import AugmentConfig, DistillationConfig, TrainConfig, revived
 from lsexp.data import Dataset
 from lsexp.data.batches import Batches, Images, Preprocess, input_shape
 from lsexp.errors import UserError
+from lsexp.files import sha256_of
 from lsexp.measure import Network, Viewed, Views, measure
 from lsexp.models import build_model
 from lsexp.runs.catalog import Entry, read_run, read_runs
 from lsexp.runs.identity import digest
-from lsexp.runs.store import RunFolder, runs_folder, sha256_of
+from lsexp.runs.store import RunFolder, runs_folder
 from lsexp.training import teacher
 from lsexp.training.hardware import prepare, seconds_of
 

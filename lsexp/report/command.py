@@ -9,9 +9,10 @@ from pathlib import Path
 
 from lsexp import compose, studies
 from lsexp.errors import UserError, unknown
+from lsexp.files import clear, replace_file
 from lsexp.report.content import Section, left_out, manifests, section
 from lsexp.report.pages import as_html, as_markdown
-from lsexp.runs.store import replace_file, runs_folder
+from lsexp.runs.store import runs_folder
 from lsexp.sweep.command import Found
 from lsexp.sweep.manifest import Manifest
 from lsexp.sweep.show import Output, results_of
@@ -55,7 +56,7 @@ def run(words: list[str]) -> int:
             close = difflib.get_close_matches(name, KEYS, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; {', '.join(KEYS)} are"
             raise UserError(f"{word}: no key of a report{hint}; `lsexp report --help`")
-        if equals and not value:
+        if equals and not all(value.split(",") if name == "recipe" else [value]):
             raise UserError(f"{word} must name something; `lsexp report --help`")
         if equals:
             keys[name] = value
@@ -129,7 +130,8 @@ def write(found: Sequence[Found], folder: Path, command: str) -> list[Path]:
                 replace_file(folder / "figures" / f"{figure.name}.svg", figure.svg)
         for old in (folder / "figures").glob("*.svg"):
             if old.name not in names:
-                old.unlink()
+                old.unlink(missing_ok=True)
+        clear(folder, folder / "figures")
     except OSError as error:
         raise UserError(
             f"out_dir={folder.parent}: {error.strerror or error}", exit_code=1

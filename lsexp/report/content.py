@@ -142,6 +142,7 @@ def section(study: str, manifest: Manifest, results: Sequence[Result], taken: se
     module = studies.study(study, "lsexp report")
     name = name_of(module, manifest, [part.chosen["recipe"] for part in manifest.parts])
     plain = re.sub(r"[^A-Za-z0-9]+", "-", f"{study}-{name}").strip("-").lower()
+    plain = plain[:180]  # figures have files of this name
     names = itertools.chain([plain], (f"{plain}-{count}" for count in itertools.count(2)))
     anchor = next(one for one in names if one not in taken)
     taken.add(anchor)
@@ -239,8 +240,10 @@ def _of_recipe(result: Result, manifest: Manifest, where: list[str]) -> OfRecipe
         status = {row["status"] for row in left}
         of = [row["run"] for row in left]
         remedy = f"{completing(manifest, retry='failed' in status, names=of)} trains them"
-        if status & {"damaged", "stale"}:
-            remedy += ", those that are damaged or stale after lsexp runs rm"
+        if "damaged" in status:
+            remedy += ", those that are damaged after lsexp runs repair"
+        if "stale" in status:
+            remedy += ", those that are stale after lsexp runs rm"
         missing = f"{len(left)} of {plural(len(runs), 'run')} missing: {names}"
         missing += f"{', ...' if len(left) > 6 else ''}; {remedy}"
     return OfRecipe(

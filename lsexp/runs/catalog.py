@@ -19,7 +19,7 @@ import yaml
 
 from lsexp.errors import UserError, unknown
 from lsexp.runs import claims
-from lsexp.runs.store import PUBLISHING, RunFolder, asides_of, runs_folder
+from lsexp.runs.store import PUBLISHING, Damaged, RunFolder, asides_of, runs_folder, whole
 from lsexp.training import RESULT_VERSION
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Entry:
     Attributes:
         status: finished; stale (of training code that gave other results: never mixed into a
             figure, never continued); running; interrupted (the same command goes on); failed;
-            damaged (a file cannot be read).
+            damaged (a file is missing or cannot be read; `lsexp runs repair` looks into all).
         config: dotted key to value, every key in effect, `recipe` and `budget` included.
         metrics, failure: metrics.json, failure.json; empty without one.
         owner: the claim of whoever trains it, where it is running.
@@ -89,6 +89,8 @@ def read_run(path: Path) -> Entry:
     entry = Entry(path, "damaged", bytes=_size(path))
     try:
         metrics = _json(path / "metrics.json")
+        if metrics and not (whole(metrics) and _complete(path, metrics)):
+            return entry
         failure = _json(path / "failure.json")
         config, version = _config(path, metrics)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
@@ -153,21 +155,18 @@ def load_outputs(path: str | Path) -> dict[str, np.ndarray]:
         path: a run folder.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or they are not as they were published.
     """
     from safetensors.numpy import load_file
 
     file = Path(path) / "outputs.safetensors"
     if not file.is_file():
         raise UserError(f"{file}: no such file; only a finished run has outputs", exit_code=1)
+    RunFolder(Path(path)).verified_metrics([file.name])
     try:
         return load_file(file)
     except Exception as error:  # safetensors' own kinds
-        raise UserError(
-            f"{file}: damaged ({error}); `lsexp runs rm {Path(path).name}`, and it can be trained "
-            f"again",
-            exit_code=1,
-        ) from error
+        raise Damaged(file, f"damaged ({error})", file.parent.name) from error
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -186,10 +185,15 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _folders(folder: Path) -> list[os.DirEntry[str]]:
-    """What looks like a run: config.yaml is the first file that is made."""
     with os.scandir(folder) as found:
         folders = [item for item in found if item.name[0] != "." and item.is_dir()]
-    return [item for item in folders if Path(item.path, "config.yaml").exists()]
+    return [item for item in folders if is_run(Path(item.path))]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it looks like a run's: config.yaml is made first, metrics.json last, and one of them
+    may have been lost."""
+    return any((folder / name).exists() for name in ("config.yaml", "metrics.json"))
 
 
 def _size(path: Path) -> int:
@@ -213,6 +217,11 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not found:
         raise ValueError(f"{path}: no JSON object")
     return found
+
+
+def _complete(path: Path, metrics: dict[str, Any]) -> bool:
+    """Whether all files of a finished run are there; what is in them costs more to tell."""
+    return all((path / name).is_file() for name in metrics["checksums"])
 
 
 def _config(path: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], int]:

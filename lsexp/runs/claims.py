@@ -26,6 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lsexp import processes
+from lsexp.files import replace_file, scratch
+from lsexp.processes import Process
+
 BEAT_SECONDS = 1.0
 
 Record = dict[str, Any]
@@ -186,15 +190,15 @@ def clear(folder: Path) -> None:
 
 def create_exclusively(path: Path, record: Record) -> bool:
     """Make `path` with `record` in it, whole; False if it exists already."""
-    scratch = path.parent / f".{path.stem}-{secrets.token_hex(8)}"
+    hidden = scratch(path)
     try:
-        scratch.write_text(json.dumps(record))
+        hidden.write_text(json.dumps(record))
         try:
-            os.link(scratch, path)
+            os.link(hidden, path)
             return True
         except FileExistsError:
             # A network file system may have made the link and lost the answer.
-            return scratch.stat().st_nlink == 2
+            return hidden.stat().st_nlink == 2
         except OSError:  # no hard links here
             try:
                 with path.open("x") as file:
@@ -203,7 +207,7 @@ def create_exclusively(path: Path, record: Record) -> bool:
             except FileExistsError:
                 return False
     finally:
-        scratch.unlink(missing_ok=True)
+        hidden.unlink(missing_ok=True)
 
 
 def describe(record: Record) -> str:
@@ -217,9 +221,7 @@ def _owns(folder: Path, record: Record) -> bool:
 
 
 def _show(folder: Path, record: Record) -> None:
-    scratch = folder / f".claim-{secrets.token_hex(8)}"
-    scratch.write_text(json.dumps(record))
-    scratch.replace(folder / "claim.json")
+    replace_file(folder / "claim.json", json.dumps(record))
 
 
 def _read(path: Path) -> Record | None:
@@ -236,44 +238,21 @@ def _read(path: Path) -> Record | None:
 
 
 def _new_record(environment: dict[str, Any]) -> Record:
+    mine = processes.this()
     return {
         "nonce": secrets.token_hex(8),
         "host": socket.gethostname(),
-        "machine": _machine(),
-        "pid": os.getpid(),
-        "process_start": _process_start(os.getpid()),
+        "machine": mine.machine,
+        "pid": mine.pid,
+        "process_start": mine.start,
         "time": time.time(),
         "environment": environment,
     }
 
 
-def _machine() -> str:
-    """Tells apart machines, boots and containers, within which process ids mean something."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return "/".join(parts)
-
-
-def _process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None if it is gone, "" if unknown here."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if after_name[0] in "ZX" else after_name[19]
-    except (OSError, IndexError):  # no /proc here, or another user's process is hidden
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except OSError:
-            pass
-        return ""
-
-
 def is_gone(record: Record) -> bool:
     """Whether the claim is that of a process of this machine that runs no more."""
-    if record.get("machine") != _machine():
-        return False
-    start = _process_start(record["pid"])
-    return start is None or (start != "" and start != record.get("process_start"))
+    pid, start = record.get("pid"), record.get("process_start")
+    if not isinstance(pid, int) or not isinstance(start, str):
+        return False  # damaged: only its beat tells
+    return processes.is_gone(Process(str(record.get("machine")), pid, start))

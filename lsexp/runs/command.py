@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 import sys
 from typing import Any
 
+from lsexp import files
 from lsexp.errors import UserError, unknown
 from lsexp.runs import claims
 from lsexp.runs.catalog import STATUSES, Entry, as_json, asides, flatten, read_run, read_runs
@@ -15,7 +14,7 @@ from lsexp.runs.store import asides_of, runs_folder
 from lsexp.text import plural, size, table
 
 HELP = f"""\
-lsexp runs [show|rm] [NAME ...] [key=value ...]: what has been trained
+lsexp runs [show|rm|repair] [NAME ...] [key=value ...]: what has been trained
 
   lsexp runs                                 a table of all runs
   lsexp runs data=mnist loss.eps=0,0.1       those that fit; any key of a config, recipe, budget
@@ -23,6 +22,8 @@ lsexp runs [show|rm] [NAME ...] [key=value ...]: what has been trained
   lsexp runs --json                          for programs
   lsexp runs show 9380ae                     everything about one; the beginning of its name or hex
   lsexp runs rm NAME ... [key=value ...]     remove them; asks, or --yes
+  lsexp runs repair [NAME ...] [key=value ...]   look into every file, train damaged runs again;
+                                             asks, or --yes; --dry-run only tells (exit code 1)
 
   runs_dir=FOLDER or LSEXP_RUNS_DIR          where they are (default: runs)
 """
@@ -37,21 +38,29 @@ def run(words: list[str]) -> int:
     verb = words[0] if words and words[0] in ("show", "rm") else "list"
     rest = words[1:] if verb != "list" else words
     allowed = {"list": ("--json",), "show": ("--json",), "rm": ("--yes",)}[verb]
-    flags = {word for word in rest if word.startswith("-")}
-    for flag in sorted(flags):
-        if flag not in allowed:
-            raise unknown(flag, f"flag of {verb}", allowed, "lsexp runs --help")
-    runs_dir, selecting = None, []
-    for word in rest:
-        if word.startswith("runs_dir="):
-            runs_dir = word.partition("=")[2]
-        elif word not in flags:
-            selecting.append(word)
+    flags, runs_dir, selecting = split(rest, verb, allowed)
     if verb == "rm":
         return _remove(runs_dir, selecting, yes="--yes" in flags)
     if verb == "show":
         return _show(runs_dir, selecting, as_text="--json" not in flags)
     return _list(runs_dir, selecting, as_text="--json" not in flags)
+
+
+def split(
+    words: list[str], verb: str, allowed: tuple[str, ...]
+) -> tuple[set[str], str | None, list[str]]:
+    """Flags, `runs_dir=` if it is there, and what selects runs."""
+    flags = {word for word in words if word.startswith("-")}
+    for flag in sorted(flags):
+        if flag not in allowed:
+            raise unknown(flag, f"flag of {verb}", allowed, "lsexp runs --help")
+    runs_dir, selecting = None, []
+    for word in words:
+        if word.startswith("runs_dir="):
+            runs_dir = word.partition("=")[2]
+        elif word not in flags:
+            selecting.append(word)
+    return flags, runs_dir, selecting
 
 
 def _list(runs_dir: str | None, words: list[str], *, as_text: bool) -> int:
@@ -135,7 +144,7 @@ def _explained(entry: Entry) -> str:
         "interrupted": " (the same `lsexp train` goes on from its last checkpoint)",
         "failed": f" ({entry.failure.get('error')}; retry_failed=true trains it again)",
         "stale": " (of an older version of the training code, or its teacher has changed since)",
-        "damaged": " (a file cannot be read; remove it with `lsexp runs rm`, and train it again)",
+        "damaged": f" (`lsexp runs repair {entry.name}` tells what, and makes it again)",
     }.get(entry.status, "")
 
 
@@ -143,7 +152,7 @@ def _files(entry: Entry) -> list[Any]:
     return sorted(path for path in entry.path.rglob("*") if path.is_file())
 
 
-def _agreed(question: str) -> bool:
+def agreed(question: str) -> bool:
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
@@ -153,6 +162,7 @@ def _agreed(question: str) -> bool:
 def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
     if not words:
         raise UserError("lsexp runs rm: needs names or key=value; `lsexp runs` lists the runs")
+    files.clear(runs_folder(runs_dir), *runs_folder(runs_dir).glob(".aside/*"))
     entries = read_runs(runs_dir, words)
     for word in words:  # a name takes one run; many go by key=value
         fitting = read_runs(runs_dir, [word]) if "=" not in word else []
@@ -176,21 +186,17 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
     if not yes:
         if not sys.stdin.isatty():
             raise UserError(f"{question} nobody can answer here; --yes does it without asking")
-        if not _agreed(question):
+        if not agreed(question):
             print("nothing was removed")
             return 1
-    folder = runs_folder(runs_dir)
     for entry in entries:
         if read_run(entry.path).status == "running":  # begun since we asked
             raise UserError(f"{entry.name}: is being trained; stop that first", exit_code=1)
-        # Out of sight at once; what a kill leaves of it goes with the next removal.
         for path in (*asides_of(entry.path), entry.path):
             try:
-                path.rename(folder / f".removing-{secrets.token_hex(4)}")
+                files.remove(path)
             except OSError as error:
                 if path == entry.path or path.exists():
                     raise UserError(f"{path}: {error.strerror}", exit_code=1) from error
-    for path in folder.glob(".removing-*"):
-        shutil.rmtree(path, ignore_errors=True)
     print(f"removed {plural(len(entries), 'run')}")
     return 0

@@ -21,28 +21,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
-import re
-import secrets
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lsexp import files
 from lsexp.config import TrainConfig
 from lsexp.errors import UserError
+from lsexp.files import replace_file, sha256_of
 from lsexp.runs import claims
 from lsexp.runs.claims import Claim
 from lsexp.runs.identity import Science, compare, digest
 from lsexp.text import user_path
 
 PUBLISHING = "publishing"
-SCRATCH = re.compile(r"\.(claim.*|config\.yaml|failure\.json)-[0-9a-f]+")
-"""What a process that was killed while it wrote may leave at the top of a run folder."""
+
+
+class Damaged(UserError):
+    """A file of a run is not as it was written."""
+
+    def __init__(self, path: Path, what: str, run: str):
+        self.what = what
+        super().__init__(f"{path}: {what}; `lsexp runs repair {run}` makes it again", exit_code=1)
 
 
 def runs_folder(runs_dir: str | None) -> Path:
@@ -62,25 +68,47 @@ class RunFolder:
         return (self.path / "metrics.json").exists()
 
     def metrics(self) -> dict[str, Any]:
-        return self._json("metrics.json")
-
-    def verified_metrics(self) -> dict[str, Any]:
-        """The metrics of a finished run whose files are as they were published.
+        """Those of a finished run.
 
         Raises:
-            UserError: naming the file that is missing or changed.
+            Damaged: the file is not as it was written.
+        """
+        metrics = self._json("metrics.json")
+        if not whole(metrics):
+            raise Damaged(self.path / "metrics.json", CHANGED, self.path.name)
+        return metrics
+
+    def verified_metrics(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        """The metrics of a finished run whose files are as they were published.
+
+        Args:
+            names: of the files to look at; None: all that metrics.json has a checksum of.
+
+        Raises:
+            Damaged: naming the file that is missing or changed.
         """
         metrics = self.metrics()
-        for name, checksum in metrics.get("checksums", {}).items():
-            path = self.path / name
-            if not path.is_file() or sha256_of(path) != checksum:
-                what = "changed since it was published" if path.exists() else "missing"
-                raise UserError(
-                    f"{path}: {what}; `lsexp runs rm {self.path.name}` removes the run, and it is "
-                    f"trained again",
-                    exit_code=1,
-                )
+        of = digest(metrics["identity"])
+        if not self.path.name.endswith(of):
+            raise Damaged(self.path / "metrics.json", f"of another run ({of})", self.path.name)
+        for name, what in self.damage(metrics, names).items():
+            raise Damaged(self.path / name, what, self.path.name)
         return metrics
+
+    def damage(
+        self, metrics: dict[str, Any], names: Collection[str] | None = None
+    ) -> dict[str, str]:
+        """What is wrong with the files of a finished run, by name; as in `verified_metrics`."""
+        found = {}
+        for name, checksum in metrics["checksums"].items():
+            path = self.path / name
+            if name == "metrics.json" or (names is not None and name not in names):
+                continue
+            if not path.is_file():
+                found[name] = "missing"
+            elif sha256_of(path) != checksum:
+                found[name] = CHANGED
+        return found
 
     def snapshot(self, step: int) -> Path:
         """Where the weights after so many updates are, if they were kept."""
@@ -93,15 +121,18 @@ class RunFolder:
     def create(self, config: TrainConfig, identity: Science, chosen: dict[str, str]) -> None:
         """Make the folder and its config.yaml, or check that the one there is of this experiment.
 
+        A config.yaml that cannot be read is made anew; a finished run's is left to `damage`.
+
         Raises:
             UserError: another experiment under this name, or a folder that cannot be written.
         """
         path = self.path / "config.yaml"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                compare(self._identity(), identity, str(self.path))
-            else:
+            stored = self.identity()
+            if stored is not None:
+                compare(stored, identity, str(self.path))
+            elif not (self.path / "metrics.json").exists():
                 replace_file(path, config_text(config, identity, chosen))
         except OSError as error:
             raise UserError(
@@ -127,9 +158,7 @@ class RunFolder:
     def remove(self, attempt: Path) -> None:
         """Delete an attempt: out of sight whole, so that no half of it can be published."""
         with contextlib.suppress(OSError):
-            attempt.rename(self.path / f".removed-{secrets.token_hex(4)}")
-        for path in self.path.glob(".removed-*"):
-            shutil.rmtree(path, ignore_errors=True)
+            files.remove(attempt)
 
     def publish(self, claim: Claim) -> bool:
         """Make a complete attempt the run's result.
@@ -138,7 +167,7 @@ class RunFolder:
             False where the claim was lost or another attempt got there first.
         """
         for path in claim.attempt.rglob("*"):
-            _fsync(path)
+            files.fsync(path)
         claim.stop_beat()
         published = False
         if claim.held():
@@ -191,9 +220,7 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 claims.clear(self.path)
                 (self.path / "failure.json").unlink(missing_ok=True)
-                for path in self.path.glob(".*"):
-                    if SCRATCH.fullmatch(path.name):
-                        path.unlink(missing_ok=True)
+            files.clear(self.path, self.path / "measured", self.path / "snapshots")
 
     def _move_up(self, top: int) -> None:
         source = os.open(self.path / PUBLISHING, os.O_RDONLY | os.O_DIRECTORY)
@@ -210,14 +237,12 @@ class RunFolder:
             os.close(source)
         shutil.rmtree(self.path / PUBLISHING, ignore_errors=True)
 
-    def _identity(self) -> Science:
-        path = self.path / "config.yaml"
+    def identity(self) -> Science | None:
+        """The science fields in config.yaml; None where that is absent, or cannot be read."""
         try:
-            return dict(yaml.safe_load(path.read_text())["identity"])
-        except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: damaged; move {self.path} away, and the run is trained again", exit_code=1
-            ) from error
+            return dict(yaml.safe_load((self.path / "config.yaml").read_text())["identity"])
+        except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError, ValueError):
+            return None
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
@@ -226,10 +251,29 @@ class RunFolder:
                 raise ValueError("no JSON object")
             return found
         except ValueError as error:
-            raise UserError(
-                f"{self.path / name}: damaged; move {self.path} away, and the run is trained again",
-                exit_code=1,
-            ) from error
+            raise Damaged(self.path / name, "damaged", self.path.name) from error
+
+
+CHANGED = "changed since it was published"
+
+
+def sealed(metrics: dict[str, Any]) -> dict[str, Any]:
+    """For metrics.json: with a checksum of themselves among those of the files."""
+    checksums = {**metrics["checksums"], "metrics.json": _seal(metrics)}
+    return {**metrics, "checksums": checksums}
+
+
+def whole(metrics: dict[str, Any]) -> bool:
+    """Whether metrics are as they were written; those of early versions do not tell."""
+    checksums = metrics.get("checksums")
+    if not isinstance(checksums, dict):
+        return False
+    return checksums.get("metrics.json") in (None, _seal(metrics))
+
+
+def _seal(metrics: dict[str, Any]) -> str:
+    others = {name: sha for name, sha in metrics["checksums"].items() if name != "metrics.json"}
+    return files.seal({**metrics, "checksums": others})
 
 
 def snapshot_path(folder: Path, step: int) -> Path:
@@ -258,29 +302,3 @@ def config_text(config: TrainConfig, identity: Science, chosen: dict[str, str]) 
     del values["budgets"], values["budget"]  # the recipe's menu, not what was trained
     whole = {"chosen": chosen, **values, "identity": identity}
     return yaml.safe_dump(whole, sort_keys=False)
-
-
-def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all. Fails where its folder is gone."""
-    scratch = path.parent / f".{path.name}-{secrets.token_hex(4)}"
-    try:
-        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
-        _fsync(scratch)
-        scratch.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -48,7 +48,6 @@ from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError, unknown
 from lsexp.measure import Question
 from lsexp.runs.catalog import Entry, load_outputs
-from lsexp.runs.store import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,12 +96,7 @@ class Trained:
 
     @property
     def outputs(self) -> dict[str, np.ndarray]:
-        """Logits, labels and indices of val and test of a finished run, read from its folder.
-
-        Raises:
-            UserError: its files are not as they were published.
-        """
-        RunFolder(self.entry.path).verified_metrics()
+        """Logits, labels and indices of val and test of a finished run, as `load_outputs`."""
         return load_outputs(self.entry.path)
 
 
@@ -314,7 +308,8 @@ def choose_classes(typed: Sequence[str], data: str, classes: Sequence[str], coun
     for word in typed:
         if word in names:
             found.append(names.index(word))
-        elif word.isdecimal() and int(word) < len(names):
+        # Python refuses to read a number of thousands of digits.
+        elif word.isdecimal() and len(word) < 10 and int(word) < len(names):
             found.append(int(word))
         else:
             close = difflib.get_close_matches(word, names, n=1)

@@ -89,7 +89,12 @@ def ask(study: str, module: Any, words: list[str]) -> list[Asked]:
     asked = []
     for typed in [[f"recipe={recipe}", *others] for recipe in recipes] or [others]:
         theirs, own = _of_the_partner(study, module, typed)
-        found = compose.sweep_config(study, own)
+        try:
+            found = compose.sweep_config(study, own)
+        except UserError as error:
+            if rows and str(error).startswith("recipe="):
+                raise UserError(f"{rows[0]}: {error}") from error
+            raise
         if found is None:
             continue
         config, chosen = found
@@ -120,6 +125,9 @@ FOR_ALL = ("runs_dir", "retry_failed", "device", "fast", "capture")
 def _of_the_partner(study: str, module: Any, words: list[str]) -> tuple[list[str], list[str]]:
     """Words of the study's other kind of run, without its name before them; and all others."""
     kind = getattr(module, "PARTNER", None)
+    owned = {*module.OWNED, *FOR_ALL}
+    if kind == "teacher":  # trained on labels
+        owned.add("loss")
     theirs, own = [], []
     for word in words:
         before, dot, rest = word.partition(".")
@@ -128,7 +136,7 @@ def _of_the_partner(study: str, module: Any, words: list[str]) -> tuple[list[str
         elif before != kind:
             plain = f"; those of the sweep are, write {rest}" if kind else ""
             raise UserError(f"{word}: {study} has no other {before}s{plain}")
-        elif rest.startswith("-") or rest.partition("=")[0] in {*module.OWNED, *FOR_ALL}:
+        elif rest.startswith("-") or rest.partition("=")[0] in owned:
             raise UserError(f"{word}: {study} sets it for its {kind}s")
         else:
             theirs.append(rest)
@@ -173,6 +181,12 @@ def _partner(
         [(config, chosen)] = compose.train_configs(words)
     except UserError as error:
         raise UserError(f"of the {module.PARTNER}s: {error}") from error
+    try:
+        check_fields(config)
+        check(_on_labels(config))  # the protocol is checked with each run
+    except UserError as error:
+        own_key = str(error).partition("=")[0] in typed
+        raise UserError(f"{module.PARTNER}.{error}" if own_key else str(error)) from error
     # The same images, so that no teacher has seen what its students are chosen on.
     same_images = {
         name: getattr(base.data, name)

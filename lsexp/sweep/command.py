@@ -100,15 +100,13 @@ def carry_out(
         verb, words: the command that was typed.
         after: called in the end with what was found.
     """
+    from lsexp.launch.plan import place_of_runs
     from lsexp.launch.pool import Pool
 
     command = ["lsexp", verb, *words]
     first = jobs[0].asked[0]
     base, count = first.base, sum(len(row.runs) for job in jobs for row in job.asked)
-    runs_dir = runs_folder(base.runs_dir)
-    nearest = next(path for path in (runs_dir, *runs_dir.parents) if path.exists())
-    if not nearest.is_dir():
-        raise UserError(f"runs_dir={runs_dir}: {nearest} is no folder")
+    runs_dir = place_of_runs(base.runs_dir)
     hands = hands_for(first.config, base, count)
     with contextlib.ExitStack() as stack:
         pool = None
@@ -163,7 +161,19 @@ def carry_out(
         )
     if unseen:
         raise UserError(f"{', '.join(unseen)}: could not be drawn, see above", exit_code=1)
+    if damaged := _damaged(found):
+        raise UserError(
+            f"{plural(damaged, 'run')} damaged, see above; `lsexp runs repair` makes them again",
+            exit_code=1,
+        )
     return 0
+
+
+def _damaged(found: Sequence[Found]) -> int:
+    """How many runs were left out of what was found."""
+    results = [one for _, _, of in found if not isinstance(of, UserError) for one in of]
+    names = {r["run"] for one in results for r in one.tables["runs"] if r["status"] == "damaged"}
+    return len(names)
 
 
 def _drawable(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lsexp import studies
-from lsexp.runs.store import replace_file
+from lsexp.files import clear, replace_file
 
 
 @dataclass
@@ -71,6 +71,7 @@ class Manifest:
     def write(self, runs_dir: Path) -> None:
         path = self.path(runs_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
+        clear(path.parent)
         whole = asdict(self) | {"time": time.time()}
         del whole["of"]
         replace_file(path, json.dumps(whole, indent=1))

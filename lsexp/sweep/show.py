@@ -15,9 +15,10 @@ from lsexp import studies
 from lsexp.config import SweepConfig, walk
 from lsexp.errors import UserError
 from lsexp.figures import FORMATS, write_figure, write_table
+from lsexp.files import clear
 from lsexp.measure import measure
-from lsexp.runs.catalog import Entry, read_run
-from lsexp.runs.store import RunFolder, snapshot_path
+from lsexp.runs.catalog import Entry, is_run, read_run
+from lsexp.runs.store import Damaged, RunFolder, snapshot_path
 from lsexp.studies import Finding, Result, Trained
 from lsexp.sweep.manifest import Manifest, Part
 from lsexp.sweep.work import label
@@ -102,7 +103,10 @@ def name_of(module: Any, manifest: Manifest, recipes: Sequence[str]) -> str:
     config = module.Config(**manifest.parts[0].keys)
     budget = manifest.parts[0].chosen["budget"]
     typed = _for_path(typed_of(manifest))
-    return f"{'+'.join(recipes)}-{budget}{typed}{view_of(module, config)}"
+    name = f"{'+'.join(recipes)}-{budget}{typed}{view_of(module, config)}"
+    if len(name) <= 200:
+        return name
+    return f"{name[:193]}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def view_of(module: Any, study: Any) -> str:
@@ -177,7 +181,8 @@ def tell(
             if rows:
                 written.append(write_table(rows, folder / f"{name}.csv"))
         for old in set(folder.glob("*.csv")) - set(written):  # of a sweep with more in it
-            old.unlink()
+            old.unlink(missing_ok=True)
+        clear(folder)
     except OSError as error:
         raise UserError(
             f"out_dir={folder.parents[1]}: {error.strerror or error}", exit_code=1
@@ -200,25 +205,28 @@ def _analyzed(
     trained = [Trained(run["keys"], _entry(runs_dir / run["name"])) for run in part.runs]
     for one in trained:
         what = one.entry.status
-        if one.finished:
+        if what in ("finished", "damaged"):
             try:
-                RunFolder(one.entry.path).verified_metrics()
-            except UserError as error:
-                one.entry.status, what = "damaged", str(error)
-        if one.entry.status in ("damaged", "stale"):
+                _check(one.entry)
+            except Damaged as error:
+                one.entry.status = "damaged"
+                say(f"{study}: left out: {error}")
+        if what == "stale":
             name = one.entry.name
-            remedy = f"`lsexp runs rm {name}`, and it is trained again"
-            say(f"{study}: {name}: {what}, left out; {remedy}")
+            say(
+                f"{study}: {name}: stale, left out; `lsexp runs rm {name}`, and it is trained again"
+            )
     missing = [one for one in trained if not one.finished]
-    if missing:
-        retry = any(one.entry.status == "failed" for one in missing)
+    to_train = [one for one in missing if one.entry.status not in ("damaged", "stale")]
+    if to_train:
+        retry = any(one.entry.status == "failed" for one in to_train)
         of = f" of {part.chosen['recipe']}" if len(manifest.parts) > 1 else ""
-        names = [one.entry.name for one in missing]
+        names = [one.entry.name for one in to_train]
         remedy = completing(manifest, retry=retry, names=names)
         say(
-            f"{study}: {len(missing)} of {plural(len(trained), 'run')}{of} missing "
-            f"({', '.join(label(one.keys) for one in missing[:4])}"
-            f"{', ...' if len(missing) > 4 else ''}); `{remedy}` completes them"
+            f"{study}: {len(to_train)} of {plural(len(trained), 'run')}{of} missing "
+            f"({', '.join(label(one.keys) for one in to_train[:4])}"
+            f"{', ...' if len(to_train) > 4 else ''}); `{remedy}` completes them"
         )
     if len(missing) == len(trained):
         return None
@@ -237,7 +245,11 @@ def _analyzed(
                 )
                 one.entry.status = "without snapshots"
                 continue
-            one.measured = measure(one.entry.path, asked, data_dir)
+            try:
+                one.measured = measure(one.entry.path, asked, data_dir)
+            except Damaged as error:  # a snapshot: the others are drawn
+                one.entry.status = "damaged"
+                say(f"{study}: left out: {error}")
     if not any(one.finished for one in trained):
         return None
     result: Result | None = module.analyze(config, trained, part.chosen["recipe"])
@@ -248,8 +260,16 @@ def _analyzed(
     return result
 
 
+def _check(entry: Entry) -> None:
+    """Raise Damaged where a file of a run is not as it was written."""
+    if (entry.path / "metrics.json").exists():
+        RunFolder(entry.path).verified_metrics()
+    if entry.status == "damaged":
+        raise Damaged(entry.path, "damaged", entry.name)
+
+
 def _entry(path: Path) -> Entry:
-    return read_run(path) if (path / "config.yaml").exists() else Entry(path, "missing")
+    return read_run(path) if is_run(path) else Entry(path, "missing")
 
 
 def _line(finding: Finding) -> str:

@@ -64,6 +64,7 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands, *, retry: bool)
         hands: who will train.
         retry: whether runs that failed before are trained again.
     """
+    from lsexp.launch.local import clear_aside
     from lsexp.launch.plan import describe_training, seconds_of_training, steps_done
     from lsexp.launch.teaching import can_teach
 
@@ -75,6 +76,7 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands, *, retry: bool)
     for place, (run, plan, after) in enumerate(planned):
         folder = plan.folder
         if plan.done():
+            clear_aside(plan)
             done += 1
             continue
         failure = folder.failure()

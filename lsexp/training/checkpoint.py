@@ -28,5 +28,10 @@ def unpack(whole: bytes) -> dict[str, Any]:
     """
     if hashlib.sha256(whole[32:]).digest() != whole[:32]:
         raise ValueError("its checksum does not fit")
-    state: dict[str, Any] = torch.load(io.BytesIO(whole[32:]), weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(whole[32:]), weights_only=True)
+    except Exception as error:  # torch's and pickle's own kinds, with advice that is not for here
+        raise ValueError("it holds what no checkpoint does") from error
+    if not isinstance(state, dict):
+        raise ValueError("it is no checkpoint")
     return state

@@ -1,133 +1,238 @@
-"""SIGKILL at every change of a run folder, and at random moments: the weights never differ."""
+"""Real processes, killed, stopped, starved and set upon each other: what they leave is never wrong.
+
+Each test makes one fault of a kind, at a random change of the file system; `make faults` makes
+hundreds. Afterwards the same command must end in what it leaves when nobody disturbs it, bit for
+bit, with no file more.
+"""
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from support import FINISHED, TINY, history, lsexp, names, until_it_saves, weights
-
-# A process that plans once, then forks for every point at which the run may be killed: the child
-# counts its calls that change the file system and kills itself at the one that it is told.
-KILLER = """
-import os, pathlib, shutil, signal, sys
-import torch
-torch.set_num_threads(1)
-from dataclasses import replace
-from lsexp.launch import local
-import torch._dynamo  # by the optimizer, late: all imports before the forks
-from lsexp.runs.store import RunFolder
-from support import tiny_plan
-
-base, words = pathlib.Path(sys.argv[1]), sys.argv[2:]
-plan = tiny_plan(base, *words)
-
-def child(folder, kill_at):
-    pid = os.fork()
-    if pid == 0:
-        count = 0
-        def counted(function):
-            def wrapper(*args, **kwargs):
-                nonlocal count
-                count += 1
-                if count == kill_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*args, **kwargs)
-            return wrapper
-        for owner, name in [(os, "rename"), (os, "link"), (os, "fsync"), (pathlib.Path, "rename"),
-                            (pathlib.Path, "replace"), (pathlib.Path, "unlink"),
-                            (pathlib.Path, "mkdir"), (pathlib.Path, "write_bytes"),
-                            (pathlib.Path, "write_text"), (shutil, "rmtree")]:
-            setattr(owner, name, counted(getattr(owner, name)))
-        code = 1
-        try:
-            local.execute(replace(plan, folder=RunFolder(folder / plan.folder.path.name)))
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-every = int(os.environ.get("LSEXP_TEST_EVERY", 3))  # 1: at each change, three times as long
-kill_at, code = 1 - every, None
-while code != 0:
-    kill_at += every
-    folder = base / f"{kill_at:03d}"
-    code = child(folder, kill_at)
-    assert code in (0, -signal.SIGKILL), (kill_at, code)
-    if code != 0:
-        assert child(folder, None) == 0, kill_at
-print(kill_at)
-"""
-
-
-def only(runs_dir):
-    """The one run folder in a runs_dir."""
-    (folder,) = [path for path in runs_dir.iterdir() if path.is_dir()]
-    return folder
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    runs = tmp_path_factory.mktemp("undisturbed")
-    done = lsexp("train", *WORDS, f"runs_dir={runs}", cwd=runs)
-    assert done.returncode == 0, done.stderr
-    return only(runs)
-
+from faults.harness import ENV, TIMES, Scene, ended, runs, told_in_a_line
+from support import TINY, lsexp, until_it_saves, weights
 
 # Dropout and shifts, so that every generator counts; checkpoints as often as the loop looks.
-SCIENCE = ["model.dropout=0.2", "augment.shift=1", "loss.eps=0.1"]
-WORDS = [*TINY, *SCIENCE, "artifacts.checkpoint_seconds=0"]
-
-
-def test_killed_at_changes_of_the_folder(tmp_path, undisturbed):
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(tmp_path), *SCIENCE, "artifacts.checkpoint_seconds=0"],
-        env={**os.environ, "PYTHONPATH": "tests"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    points = int(done.stdout.split()[-1])
-    assert points > 40
-    for runs in sorted(tmp_path.glob("[0-9]*")):
-        assert weights(only(runs)) == weights(undisturbed), runs.name
-        assert history(only(runs)) == history(undisturbed), runs.name
-        assert names(only(runs)) == FINISHED, runs.name
-
-
-LONG = [*WORDS, "train.steps=2000"]
+OFTEN = ["model.dropout=0.2", "augment.shift=1", "artifacts.checkpoint_seconds=0"]
+PLAIN = ("train", *TINY, *OFTEN, "loss.eps=0.1", "train.steps=200")
+TRAIN = (*PLAIN, "artifacts.snapshots=4")
+SWEEP = ("sweep", "eps", *TINY, *OFTEN, "train.steps=200", "workers=1", "eps=0,0.1", "seeds=1")
+SCENES = {
+    "train": (TRAIN, ()),
+    "aside": (TRAIN, (PLAIN,)),
+    "sweep": (SWEEP, ()),
+    "measure": (("plot", "projections"), (SWEEP,)),
+    "report": (("report",), (SWEEP,)),
+}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The long run, undisturbed."""
-    runs = tmp_path_factory.mktemp("whole")
-    done = lsexp("train", *LONG, f"runs_dir={runs}", cwd=runs)
-    assert done.returncode == 0, done.stderr
-    return only(runs)
+def scene(tmp_path_factory):
+    """The scene of that name, set once."""
+    set_up = {}
+
+    def scene_of(name):
+        if name not in set_up:
+            words, before = SCENES[name]
+            set_up[name] = Scene(tmp_path_factory.mktemp(name), *words, before=before)
+        return set_up[name]
+
+    return scene_of
 
 
-def test_killed_at_random_moments_by_another_process(tmp_path, whole):
-    rng = random.Random(0)
-    kills = 0
-    for _ in range(3):
-        process = lsexp("train", *LONG, "runs_dir=killed", cwd=tmp_path, start=True)
-        until_it_saves(tmp_path / "killed", process)
-        time.sleep(0.3 * rng.random())
-        process.kill()
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-    done = lsexp("train", *LONG, "runs_dir=killed", cwd=tmp_path)
+KILLS = [
+    ("train", "command", "kill"),
+    ("train", "command", "torn"),
+    ("aside", "command", "kill"),
+    ("measure", "command", "torn"),
+    ("sweep", "command", "kill"),
+    ("sweep", "worker", "torn"),
+    ("report", "command", "torn"),
+]
+
+
+@pytest.mark.parametrize("case", range(TIMES))
+@pytest.mark.parametrize(("name", "role", "what"), KILLS)
+def test_killed(scene, tmp_path, happened, name, role, what, case):
+    of, rng = scene(name), random.Random(f"{name} {role} {what} {case}")
+    done = of.disturbed(tmp_path / "cwd", what, rng, role)
+    if role == "worker":  # another goes on
+        assert done.returncode == 0, done.stderr
+    elif what == "kill":
+        assert done.returncode == -signal.SIGKILL
+    else:  # or nothing of that length was written any more
+        assert done.returncode in (-signal.SIGXFSZ, 0)
+    happened(f"{name}: {role} killed {'amid a write' if what == 'torn' else 'at a change'}")
+    of.check(tmp_path / "cwd")
+
+
+STOPS = [(name, what) for name in ("train", "sweep", "aside") for what in ("int", "term", "hup")]
+
+
+@pytest.mark.parametrize("case", range(TIMES))
+def test_stopped_by_a_signal(scene, tmp_path, happened, case):
+    name, what = STOPS[case % len(STOPS)]
+    of, rng = scene(name), random.Random(f"stop {case}")
+    done = of.disturbed(tmp_path / "cwd", what, rng)
+    assert done.returncode in (0, 1, -getattr(signal, f"SIG{what.upper()}")), done.stderr
+    if done.returncode == 1:
+        told_in_a_line(done)
+    happened(f"{name}: SIG{what.upper()} at a change")
+    of.check(tmp_path / "cwd")
+
+
+@pytest.mark.parametrize("case", range(TIMES))
+def test_killed_at_any_moment(scene, tmp_path, happened, case):
+    name = ("train", "sweep", "measure")[case % 3]
+    of, rng = scene(name), random.Random(f"moment {case}")
+    cwd = shutil.copytree(of.start, tmp_path / "cwd")
+    process, began = of.run(cwd, start=True), time.monotonic()
+    moment = rng.uniform(0, of.seconds)
+    while process.poll() is None and time.monotonic() - began < moment:
+        time.sleep(0.01)
+    process.kill()
+    process.wait(60)
+    happened(f"{name}: killed at any moment")
+    of.check(cwd)
+
+
+FULL = [
+    ("train", "command"),
+    ("sweep", "worker"),
+    ("measure", "command"),
+    ("sweep", "command"),
+    ("report", "command"),
+    ("aside", "command"),
+]
+
+
+@pytest.mark.parametrize("case", range(TIMES))
+def test_a_full_disk(scene, tmp_path, happened, case):
+    name, role = FULL[case % len(FULL)]
+    of, rng = scene(name), random.Random(f"full {case}")
+    done = of.disturbed(tmp_path / "cwd", "full", rng, role)
+    if done.returncode != 0:  # what is only kept for the next time may be lacking
+        told_in_a_line(done)
+    happened(f"{name}: no space left for the {role}")
+    of.check(tmp_path / "cwd")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A function that mounts a file system of its own for the runs, below the folder it gives."""
+    runs_dir = tmp_path / "cwd" / "runs"
+
+    def mount(options):
+        runs_dir.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(runs_dir)]
+        if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no file system can be mounted here")
+        return runs_dir.parent
+
+    yield mount
+    subprocess.run(["umount", str(runs_dir)], capture_output=True, check=False)
+
+
+def remount(cwd, options):
+    subprocess.run(["mount", "-o", f"remount,{options}", str(cwd / "runs")], check=True)
+
+
+@pytest.mark.parametrize("case", range(TIMES))
+def test_a_small_disk(scene, disk, happened, case):
+    of, rng = scene("train"), random.Random(f"small {case}")
+    whole = sum(path.stat().st_blocks * 512 for path in (of.whole / "runs").rglob("*"))
+    cwd = disk(f"size={rng.randint(1, whole // 4096) * 4096}")
+    told_in_a_line(of.run(cwd))
+    happened("train: a file system that is too small")
+    remount(cwd, "size=100m")
+    of.check(cwd)
+
+
+def test_a_folder_that_is_read_only(scene, disk, happened):
+    of = scene("sweep")
+    cwd = disk("size=100m,ro")
+    told_in_a_line(of.run(cwd))
+    happened("sweep: a folder that is read-only")
+    remount(cwd, "rw")
+    of.check(cwd)
+    remount(cwd, "ro")
+    done = lsexp("plot", "eps", cwd=cwd, env=ENV)  # needs nothing of it
     assert done.returncode == 0, done.stderr
-    assert kills >= 1
-    assert weights(only(tmp_path / "killed")) == weights(whole)
-    assert names(only(tmp_path / "killed")) == FINISHED
+    of.compare(cwd)
+
+
+@pytest.mark.parametrize("case", range(TIMES))
+def test_several_at_once(scene, tmp_path, happened, case):
+    """Two or four sweeps on one folder; of every second lot, one is killed."""
+    count, killed = (2, 4)[case // 2 % 2], case % 2
+    of, rng = scene("sweep"), random.Random(f"together {case}")
+    cwd = shutil.copytree(of.start, tmp_path / "cwd")
+    fault = of.fault(cwd, "kill", rng.randint(1, of.changes["command"]), "command")
+    together = [of.run(cwd, fault if killed else None, start=True)]
+    together += [of.run(cwd, start=True) for _ in range(count - 1)]
+    said = [ended(process) for process in together]
+    assert [process.returncode for process in together[killed:]] == [0] * (count - killed), said
+    happened(f"sweep: {count} at once{', one killed' if killed else ''}")
+    if not killed:  # each trained once, by whoever was first
+        for folder in runs(cwd):
+            provenance = json.loads((folder / "metrics.json").read_text())["provenance"]
+            assert [part["from_step"] for part in provenance["segments"]] == [0]
+    of.check(cwd)
+
+
+@pytest.mark.parametrize("case", range(TIMES))
+def test_one_that_sleeps_is_taken_over_and_harms_nothing_when_it_comes_back(
+    scene, tmp_path, happened, case
+):
+    of, rng = scene("train"), random.Random(f"sleep {case}")
+    cwd = shutil.copytree(of.start, tmp_path / "cwd")
+    at = rng.randint(1, of.changes["command"])
+    sleeper = of.run(cwd, of.fault(cwd, "stop", at, "command"), start=True)
+    deadline = time.monotonic() + 60
+    while not cwd.with_name("cwd.token").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    heir = lsexp(*of.words, "claim_timeout=5", cwd=cwd, env=ENV)
+    assert heir.returncode == 0, heir.stderr
+    between = {folder: weights(folder) for folder in runs(cwd)}
+    sleeper.send_signal(signal.SIGCONT)
+    said = ended(sleeper)
+    assert sleeper.returncode == 0, said
+    happened("train: stopped at a change, taken over, come back")
+    assert {folder: weights(folder) for folder in runs(cwd)} == between
+    of.check(cwd)
+
+
+@pytest.mark.parametrize("case", range(TIMES))
+def test_the_claim_of_another_host_is_watched_before_it_is_taken(scene, tmp_path, happened, case):
+    of, rng = scene("train"), random.Random(f"host {case}")
+    cwd = tmp_path / "cwd"
+    of.disturbed(cwd, "kill", rng)
+    for claim in cwd.glob("runs/*/claim*.json"):
+        record = json.loads(claim.read_text())
+        claim.write_text(json.dumps({**record, "machine": "another", "host": "another"}))
+    began = time.monotonic()
+    done = lsexp(*of.words, "claim_timeout=5", cwd=cwd, env=ENV)
+    assert done.returncode == 0, done.stderr
+    if "is being trained by" in done.stderr:
+        assert time.monotonic() - began > 5
+    happened("train: killed on another host")
+    of.check(cwd)
+
+
+@pytest.mark.parametrize("case", range(TIMES))
+def test_a_worker_without_memory(scene, tmp_path, happened, case):
+    of, rng = scene("sweep"), random.Random(f"memory {case}")
+    done = of.disturbed(tmp_path / "cwd", "memory", rng, "worker")
+    assert done.returncode in (0, 1), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    happened("sweep: no memory left for a worker")
+    of.check(tmp_path / "cwd")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -148,39 +253,12 @@ def test_signals_stop_within_seconds_and_nothing_is_lost(tmp_path, number):
     assert process.returncode == 1
     assert f"stopped by {number.name} at step" in said
     assert "Traceback" not in said
-    folder = only(tmp_path / "runs")
+    [folder] = runs(tmp_path)
     assert json.loads((folder / "claim.json").read_text())["released"]
     assert len(list(folder.glob("attempt-*/checkpoint.pt"))) == 1
 
 
-def test_two_at_once_train_it_once(tmp_path):
-    words = ["train", *TINY, "train.steps=8000"]
-    both = [lsexp(*words, cwd=tmp_path, start=True) for _ in range(2)]
-    said = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert sum("waiting for it" in text for text in said) == 1
-    metrics = json.loads((only(tmp_path / "runs") / "metrics.json").read_text())
-    assert [part["from_step"] for part in metrics["provenance"]["segments"]] == [0]
-
-
-def test_a_stopped_owner_is_taken_over_and_harms_nothing_when_it_comes_back(tmp_path, whole):
-    words = ["train", *LONG, "runs_dir=shared", "claim_timeout=5"]
-    sleeper = lsexp(*words, cwd=tmp_path, start=True)
-    until_it_saves(tmp_path / "shared", sleeper)
-    sleeper.send_signal(signal.SIGSTOP)
-    heir = lsexp(*words, cwd=tmp_path)
-    assert heir.returncode == 0, heir.stderr
-    assert "waiting for it" in heir.stderr
-    sleeper.send_signal(signal.SIGCONT)
-    sleeper.communicate(timeout=30)
-    assert sleeper.returncode == 0
-    folder = only(tmp_path / "shared")
-    assert weights(folder) == weights(whole)
-    assert names(folder) == FINISHED
-
-
 def test_nohup_keeps_a_run_alive(tmp_path):
-    import shutil
 
     words = ["train", *TINY, "train.steps=4000", "artifacts.checkpoint_seconds=0"]
     command = [shutil.which("nohup"), sys.executable, "-m", "lsexp.cli", *words]

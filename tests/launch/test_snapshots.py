@@ -1,26 +1,19 @@
 """Snapshots: asked for at the start, later, and over an interruption; the run stays what it is."""
 
 import errno
-import json
 import shutil
 import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import TINY, lsexp, names, tiny_plan, until_it_saves, weights
+from support import TINY, change_metrics, lsexp, names, tiny_plan, until_it_saves, weights
 
 from lsexp.errors import UserError
+from lsexp.files import replace_file, sha256_of
 from lsexp.launch import local
 from lsexp.launch.local import execute
-from lsexp.runs.store import (
-    RunFolder,
-    aside_of,
-    replace_file,
-    sha256_of,
-    snapshot_of,
-    snapshot_path,
-)
+from lsexp.runs.store import RunFolder, aside_of, snapshot_of, snapshot_path
 from lsexp.runs.tensors import unpacked
 from lsexp.training.member import step as take_step
 from lsexp.training.snapshots import snapshot_steps
@@ -98,9 +91,8 @@ def test_other_weights_are_told_and_nothing_is_added(tmp_path):
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "model.safetensors").write_bytes(content)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["checksums"]["model.safetensors"] = sha256_of(folder / "model.safetensors")
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    now = {"model.safetensors": sha256_of(folder / "model.safetensors")}
+    change_metrics(folder, "checksums", **now)
     with pytest.raises(UserError, match=r"ended in other weights: .* `lsexp runs rm digits-"):
         execute(tiny_plan(tmp_path, ASKED))
     assert not names(folder / "snapshots")
@@ -110,10 +102,9 @@ def test_other_weights_are_told_and_nothing_is_added(tmp_path):
 def test_what_could_not_end_alike_is_not_trained(tmp_path, monkeypatch):
     plan = tiny_plan(tmp_path)
     execute(plan)
-    path = plan.folder.path / "metrics.json"
-    metrics = json.loads(path.read_text())
-    metrics["provenance"]["segments"][0]["environment"]["torch"] = "1.0"
-    path.write_text(json.dumps(metrics))
+    segments = plan.folder.metrics()["provenance"]["segments"]
+    segments[0]["environment"]["torch"] = "1.0"
+    change_metrics(plan.folder.path, "provenance", segments=segments)
     with pytest.raises(UserError, match=r"was trained with torch 1\.0, here it is .*resume=any"):
         execute(tiny_plan(tmp_path, ASKED))
     assert not (tmp_path / ".aside").exists()

@@ -1,23 +1,23 @@
 """Students of finished runs: which teacher, what it sees, what is recorded of it."""
 
 import contextlib
-import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from support import tiny_plan, weights
+from support import change_metrics, tiny_plan, weights
 
 from lsexp.config import AugmentConfig, DistillationConfig, TrainConfig
 from lsexp.data.batches import Batches
 from lsexp.errors import UserError
+from lsexp.files import sha256_of
 from lsexp.launch import teaching
 from lsexp.launch.local import execute
 from lsexp.losses import distillation_loss
 from lsexp.measure import Network, Views, measure
 from lsexp.runs.catalog import read_run
-from lsexp.runs.store import RunFolder, sha256_of
+from lsexp.runs.store import RunFolder
 from lsexp.training import teacher
 from lsexp.training.checkpoint import pack
 from lsexp.training.member import step
@@ -209,9 +209,7 @@ def test_a_student_whose_teacher_has_changed_is_stale(taught):
     plan = student(taught.parent)
     execute(plan)
     assert read_run(plan.folder.path).status == "finished"
-    metrics = json.loads((taught / "metrics.json").read_text())
-    metrics["checksums"]["model.safetensors"] = "0" * 64
-    (taught / "metrics.json").write_text(json.dumps(metrics))
+    change_metrics(taught, "checksums", **{"model.safetensors": "0" * 64})
     assert read_run(plan.folder.path).status == "stale"
     assert not plan.done()
     with pytest.raises(UserError, match=r"its teacher has been trained again since .* runs rm"):
@@ -297,9 +295,7 @@ def test_a_teacher_must_be_finished_alone_of_its_name_and_of_the_same_data(taugh
     shutil.copytree(taught, taught.with_name(taught.name + "x"))
     with pytest.raises(UserError, match=r"loss\.teacher=digits: fits 2 runs"):
         tiny_plan(taught.parent, *STUDENT, "loss.teacher=digits")
-    metrics = json.loads((taught / "metrics.json").read_text())
-    metrics["identity"]["data.digest"] = "0"
-    (taught / "metrics.json").write_text(json.dumps(metrics))
+    change_metrics(taught, "identity", **{"data.digest": "0"})
     with pytest.raises(UserError, match="is of digits, other data than the student's digits"):
         tiny_plan(taught.parent, *STUDENT, f"loss.teacher={taught}")
     (taught / "metrics.json").unlink()

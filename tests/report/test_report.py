@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from support import lsexp, names
+from support import change_metrics, lsexp, names
 
 from lsexp.cli import main
 from lsexp.report.content import Drawn, Judged, OfRecipe, Section, Table, _ran, _reduced
@@ -428,9 +428,7 @@ def damaged(run):
 
 
 def stale(run):
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics["identity"]["result_version"] -= 1
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    change_metrics(run, "identity", result_version=0)
 
 
 def changed(run):
@@ -444,12 +442,13 @@ def test_runs_that_are_no_good_are_left_out_and_told(reproduced, tmp_path, spoil
     spoil(run)
     done = lsexp("report", "eps", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "1 of 2 runs missing" in done.stderr
+    assert ("1 of 2 runs missing" if spoil is failed else "left out") in done.stderr
     page = parsed((tmp_path / "out/report-eps/report.html").read_text())[1]
     [said] = re.findall(r"1 of 2 runs missing: eps=0.1 seed=0 \((\w+)\); (lsexp .{,300})", page)
     assert said[0] == ("damaged" if spoil is changed else spoil.__name__)
     assert ("retry_failed=true" in said[1]) == (spoil is failed)
-    assert ("lsexp runs rm" in said[1]) == (spoil is not failed)
+    assert ("lsexp runs rm" in said[1]) == (spoil is stale)
+    assert ("lsexp runs repair" in said[1]) == (spoil in (damaged, changed))
     assert re.search(r"\b0\.1 0\b", page)  # the row is there, of no seed
     assert "needs runs at eps 0 and 0.1" in page
 

@@ -11,6 +11,7 @@ import pytest
 from support import TINY
 
 import lsexp
+from lsexp import processes
 from lsexp.cli import main
 from lsexp.errors import UserError
 from lsexp.runs import claims
@@ -172,7 +173,7 @@ def test_a_run_in_training_is_shown_and_not_removed(capsys, runs):
         record = {
             **claims._new_record({}),
             "pid": sleeper.pid,
-            "process_start": claims._process_start(sleeper.pid),
+            "process_start": processes._start(sleeper.pid),
         }
         (folder / "claim.json").write_text(json.dumps(record))
         (folder / f"attempt-{record['nonce']}").mkdir()

@@ -7,9 +7,10 @@ import yaml
 from support import tiny_plan
 
 from lsexp.errors import UserError
+from lsexp.files import replace_file, whose
 from lsexp.runs import claims
 from lsexp.runs.claims import acquire
-from lsexp.runs.store import RunFolder, replace_file
+from lsexp.runs.store import RunFolder
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def claim_of(folder):
     )
 
 
-def complete(claim, metrics='{"who": 1}'):
+def complete(claim, metrics='{"who": 1, "checksums": {}}'):
     (claim.attempt / "model.safetensors").write_text(metrics)
     (claim.attempt / "metrics.json").write_text(metrics)
 
@@ -39,7 +40,7 @@ def test_a_published_attempt_is_the_result_and_nothing_else_is_left(folder):
     assert folder.publish(claim)
     assert folder.finished()
     assert names(folder) == ["metrics.json", "model.safetensors"]
-    assert folder.metrics() == {"who": 1}
+    assert folder.metrics() == {"who": 1, "checksums": {}}
 
 
 def test_the_first_to_publish_wins_and_the_second_leaves_no_trace(folder):
@@ -177,9 +178,11 @@ def test_what_people_put_into_a_finished_run_stays(folder):
     folder.publish(claim)
     (folder.path / ".ipynb_checkpoints").mkdir()
     (folder.path / ".note").write_text("mine")
-    (folder.path / ".claim-0123456789abcdef").write_text("of a killed process")
+    mine = f".mine{whose()}"
+    (folder.path / mine).write_text("of a process that is at work")
     assert folder.finished()
-    assert names(folder) == [".ipynb_checkpoints", ".note", "metrics.json", "model.safetensors"]
+    kept = [".ipynb_checkpoints", mine, ".note", "metrics.json", "model.safetensors"]
+    assert names(folder) == sorted(kept)
 
 
 def test_the_folder_of_another_experiment_is_refused(tmp_path):
@@ -196,12 +199,17 @@ def test_the_folder_of_another_experiment_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "a: b", "[1]", "\0"])
-def test_a_damaged_config_is_told_by_its_file(tmp_path, content):
+def test_a_damaged_config_is_made_anew_but_in_a_finished_run(tmp_path, content):
     plan = tiny_plan(tmp_path)
     plan.folder.path.mkdir()
-    (plan.folder.path / "config.yaml").write_text(content)
-    with pytest.raises(UserError, match=r"config\.yaml: damaged"):
-        plan.folder.create(plan.config, plan.identity, plan.chosen)
+    path = plan.folder.path / "config.yaml"
+    path.write_text(content)
+    plan.folder.create(plan.config, plan.identity, plan.chosen)
+    assert plan.folder.identity() == plan.identity
+    path.write_text(content)
+    (plan.folder.path / "metrics.json").write_text("{}")
+    plan.folder.create(plan.config, plan.identity, plan.chosen)
+    assert path.read_text() == content
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]1", "[]", "null", "{}"])
@@ -230,20 +238,6 @@ def test_config_yaml_holds_every_key_in_effect(tmp_path):
         "evals": None,
     }
     assert stored["identity"] == plan.identity
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    replace_file(path, "old")
-
-    def full(*_arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        replace_file(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_process_killed_while_it_writes_leaves_nothing_behind_in_a_finished_run(folder):

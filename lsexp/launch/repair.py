@@ -1,0 +1,228 @@
+"""`lsexp runs repair`: what of finished runs is damaged, and making it again.
+
+The files of a finished run have checksums in metrics.json, which has one of itself; snapshots and
+measurements have their own. A run whose weights, outputs, history or metrics are damaged is trained
+again in its place, with the config that it was trained by; on the same kind of machine it ends in
+the same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lsexp.config import revived
+from lsexp.errors import UserError
+from lsexp.launch import local
+from lsexp.launch.plan import Plan, plan
+from lsexp.runs import command
+from lsexp.runs.catalog import Entry, read_runs
+from lsexp.runs.identity import Science, digest
+from lsexp.runs.store import Damaged, RunFolder, snapshot_of, snapshot_path
+from lsexp.runs.tensors import unpacked
+from lsexp.text import plural, say, table
+from lsexp.training.snapshots import snapshot_steps
+
+
+@dataclass
+class Damage:
+    """What is wrong with a run: file to what, by what mends it.
+
+    results: files of the run itself; snapshots; measured: what is measured again when asked for;
+    others: of a run that is not finished, which its own command makes again.
+    """
+
+    entry: Entry
+    results: dict[str, str] = field(default_factory=dict)
+    snapshots: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+
+    def rows(self) -> list[list[str]]:
+        """Run, file, what is wrong, what mends it."""
+        kinds = [
+            (self.results, "trained again"),
+            (self.snapshots, "trained again aside" if not self.results else "trained again"),
+            (self.measured, "removed, and measured again when it is asked for"),
+            (self.others, "removed; the command that made the run makes it again"),
+        ]
+        return [
+            [self.entry.name, name, what, remedy]
+            for files, remedy in kinds
+            for name, what in files.items()
+        ]
+
+
+def run(words: list[str]) -> int:
+    """The command's words after `lsexp runs repair`; the exit code."""
+    flags, runs_dir, selecting = command.split(words, "repair", ("--yes", "--dry-run"))
+    entries = read_runs(runs_dir, selecting)
+    found = [damage for entry in entries if (damage := inspect(entry)).rows()]
+    if not found:
+        print(f"{plural(len(entries), 'run')}: nothing is damaged")
+        return 0
+    rows = [row for damage in found for row in damage.rows()]
+    print(table([["run", "file", "is", "to be"], *rows], left=4))
+    if "--dry-run" in flags:
+        return 1
+    again = [damage for damage in found if damage.results or damage.snapshots]
+    if again and "--yes" not in flags:
+        question = f"train {plural(len(again), 'run')} again?"
+        if not sys.stdin.isatty():
+            raise UserError(f"{question} nobody can answer here; --yes does it without asking")
+        if not command.agreed(question):
+            print("nothing was changed")
+            return 1
+    failed = 0
+    for damage in sorted(found, key=_is_of_a_student):  # teachers first
+        try:
+            mend(damage, ["lsexp", "runs", "repair", *words])
+        except local.Stopped:
+            raise
+        except UserError as error:
+            say(f"lsexp: {damage.entry.name}: {error}")
+            failed += 1
+    if failed:
+        raise UserError(
+            f"{failed} of {plural(len(found), 'run')} not mended, see above", exit_code=1
+        )
+    print(f"mended {plural(len(found), 'run')}")
+    return 0
+
+
+def inspect(entry: Entry) -> Damage:
+    """Look into every file of a run that tells whether it is as it was written."""
+    damage, path = Damage(entry), entry.path
+    if entry.status == "running":
+        return damage
+    metrics: dict[str, Any] = {}
+    if (path / "metrics.json").exists():
+        try:
+            metrics = RunFolder(path).metrics()
+            damage.results = RunFolder(path).damage(metrics)
+        except Damaged as error:
+            damage.results = {"metrics.json": error.what}
+    elif any((path / name).exists() for name in ("model.safetensors", "outputs.safetensors")):
+        damage.results = {"metrics.json": "missing"}
+    else:
+        damage.others = dict.fromkeys(_unreadable(path), "damaged")
+    identity = metrics.get("identity") or RunFolder(path).identity()
+    if identity is not None:
+        damage.snapshots = _of_snapshots(path, identity, metrics)
+    for file in sorted(path.glob("measured/*.safetensors")):
+        if unpacked(file, file.stem) is None:
+            damage.measured[f"measured/{file.name}"] = "damaged"
+    return damage
+
+
+def _unreadable(path: Path) -> list[str]:
+    """Of a run that is not finished."""
+    folder, found = RunFolder(path), []
+    if folder.identity() is None:
+        found.append("config.yaml")
+    try:
+        folder.failure()
+    except Damaged:
+        found.append("failure.json")
+    return found
+
+
+def _of_snapshots(path: Path, identity: Science, metrics: dict[str, Any]) -> dict[str, str]:
+    """Those that are there, and those that the run was finished with."""
+    there = set(path.glob("snapshots/step-*.safetensors"))
+    config = metrics.get("config", {})
+    count = config.get("artifacts.snapshots") or 0
+    asked = snapshot_steps(config["train.steps"], count) if count else []
+    found = {}
+    for file in sorted(there | {snapshot_path(path, step) for step in asked}):
+        step = file.stem.removeprefix("step-")
+        if file not in there:
+            found[f"snapshots/{file.name}"] = "missing"
+        elif not step.isdecimal() or unpacked(file, snapshot_of(identity, int(step))) is None:
+            found[f"snapshots/{file.name}"] = "damaged"
+    return found
+
+
+def mend(damage: Damage, typed: list[str]) -> None:
+    """Remove what is damaged and train again what does not come back by itself.
+
+    Args:
+        typed: the command, for the record.
+
+    Raises:
+        UserError: it cannot be trained again here, or its training failed or was stopped.
+    """
+    path = damage.entry.path
+    again = _planned(path, typed) if damage.results or damage.snapshots else None
+    for name in (*damage.measured, *damage.others, *damage.snapshots):
+        (path / name).unlink(missing_ok=True)
+    if again is None:
+        return
+    before = None
+    if damage.results:
+        with contextlib.suppress(Damaged, FileNotFoundError):
+            before = RunFolder(path).metrics()["checksums"]["model.safetensors"]
+        for events in path.glob("events.out.tfevents.*"):
+            events.unlink(missing_ok=True)
+        # The others stay until they are replaced: by them a repair that was killed is known.
+        for name in ("metrics.json", "config.yaml"):
+            if name == "metrics.json" or name in damage.results:
+                (path / name).unlink(missing_ok=True)
+    now = local.execute(again)["checksums"]["model.safetensors"]
+    if before not in (None, now):
+        say(
+            f"{path}: ended in other weights than before; students of it are stale now: `lsexp "
+            f"runs status=stale` lists them"
+        )
+
+
+def _planned(path: Path, typed: list[str]) -> Plan:
+    """The run as it was trained, where that can be done here."""
+    values = _trained_by(path)
+    if values is None:
+        raise UserError(
+            f"neither metrics.json nor config.yaml tells what it was; `lsexp runs rm {path.name}`, "
+            f"and the command that made it trains it again",
+            exit_code=1,
+        )
+    config = replace(revived(values), runs_dir=str(path.parent))
+    chosen = {name: str(values[name]) for name in values if name in ("recipe", "budget")}
+    found = plan(config, chosen, typed)
+    if found.folder.path.name != path.name:
+        raise UserError(
+            f"trained again it would be another run, {found.folder.path.name}: its data, the "
+            f"source of its network or the training code are not what they were; "
+            f"`lsexp runs rm {path.name}` removes it",
+            exit_code=1,
+        )
+    return found
+
+
+def _trained_by(path: Path) -> dict[str, Any] | None:
+    """Key to value, names of recipe and budget among them, from metrics.json or else config.yaml;
+    None where neither tells."""
+    with contextlib.suppress(Damaged, FileNotFoundError):
+        metrics = RunFolder(path).metrics()
+        if path.name.endswith(digest(metrics["identity"])):
+            return dict(metrics["config"])
+    identity = RunFolder(path).identity()
+    if identity is None or not path.name.endswith(digest(identity)):
+        return None
+    whole = yaml.safe_load((path / "config.yaml").read_text())
+    values = dict(whole.pop("chosen"))
+    for section, value in whole.items():
+        if isinstance(value, dict):
+            values.update({f"{section}.{name}": one for name, one in value.items()})
+        else:
+            values[section] = value
+    return values
+
+
+def _is_of_a_student(damage: Damage) -> bool:
+    values = _trained_by(damage.entry.path)
+    return values is not None and "loss.teacher" in values
