@@ -44,11 +44,22 @@ VALUE_RULES = {
     "Cannot assign float to Dict": "must be a table, e.g. {head: 0.1}",
     "Cannot assign str to Dict": "must be a table, e.g. {head: 0.1}",
     "Incompatible value 'None'": "cannot hold null",
-    "is not a subclass of": "is a section; set its keys, e.g. train.steps=100",
+    "NoneType is not a subclass of": "cannot hold null",
+    "Cannot merge DictConfig with ListConfig": "[...] is a list and {...} a table, not either",
+    "Cannot convert 'list' to string": "must be a word, not a list",
+    "Cannot convert 'dict' to string": "must be a word, not a table",
 }
 """What OmegaConf says of a value, and what a person needs to know."""
 
+SIGNS = {
+    "${": "would refer to another key; write the value itself",
+    "???": "stands for a value that must be given; write the value",
+}
+"""What OmegaConf takes for more than a value, and would report without the key."""
+
 MOST_SEEDS = 10_000
+MOST_BRACKETS = 50
+"""In a value: no key nests, and Hydra's parser recurses."""
 Chosen = dict[str, str]
 
 
@@ -66,6 +77,8 @@ def train_configs(words: list[str]) -> list[tuple[TrainConfig, Chosen]]:
         chosen = {"recipe": str(choices["recipe"]), "budget": str(choices["budget"])}
         _check_args(words, config, choices)
         found.append((config, chosen))
+    if not found and "--cfg" not in flags:
+        raise UserError(f"{' '.join(words)}: -m finds no value that a run could be trained with")
     return found
 
 
@@ -101,6 +114,8 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
         if name in module.OWNED:
             raise UserError(f"{word}: {study} sets it; type {module.OWNED[name]}")
         if name in own and equals:
+            if own[name].type == "bool":
+                _check_flag(name, value, help_command)
             value = _as_list(name, value) if "list" in str(own[name].type) else value
             word = f"study.{name}={value}"
         elif word == "members=auto":  # as people type it; a number or nothing to Hydra
@@ -131,6 +146,8 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
 
 def _as_list(name: str, value: str) -> str:
     """`0,0.1` as `[0,0.1]`, and for seeds a single number as so many from 0."""
+    if not value.isascii():  # other scripts' digits are numbers to Python, not to Hydra
+        raise UserError(f"{name}={value}: must be numbers with commas between")
     items = [item.strip() for item in value.strip("[]").split(",") if item.strip()]
     for item in items:
         try:
@@ -138,9 +155,10 @@ def _as_list(name: str, value: str) -> str:
         except ValueError:
             raise UserError(f"{name}={value}: must be numbers with commas between") from None
     if name == "seeds" and value.isdecimal():
-        if int(value) == 0:
-            raise UserError("seeds=0: is how many; seeds=0, is the one seed 0")
-        if int(value) > MOST_SEEDS:
+        if not value.strip("0"):
+            raise UserError(f"seeds={value}: is how many; seeds=0, is the one seed 0")
+        # Python refuses to read a number of thousands of digits.
+        if len(value) > 9 or int(value) > MOST_SEEDS:
             raise UserError(
                 f"seeds={value}: is how many, at most {MOST_SEEDS}; seeds={value}, is the one seed "
                 f"of that number"
@@ -354,15 +372,43 @@ def _check_override(word: str, config_dir: str | None, known: list[str], help_co
         )
     if not equals:
         raise UserError(f"{word}: must be key=value; `{help_command}` lists the keys")
+    for sign, meaning in SIGNS.items():
+        if sign in value:
+            raise UserError(f"{word}: {sign} {meaning}")
+    if name not in PATHS and sum(map(value.count, "[{(")) > MOST_BRACKETS:
+        raise UserError(f"{name}: has more than {MOST_BRACKETS} brackets")
     if name in GROUPS:
         known = options(name, config_dir)
         for one in value.split(","):
             if one not in known:
                 raise UserError(f"{name}={one}: must be one of {', '.join(known)}")
         return
-    in_known = any(key == name or key.startswith(f"{name}.") for key in known)
-    if not (in_known or _in_table(name)):
+    table = next((table for table in TABLES if name.startswith(f"{table}.")), name)
+    inner = name[len(table) + 1 :]
+    if inner and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", inner):
+        raise UserError(f"{word}: write such a name as '{table}={{{inner}: {value}}}'")
+    if not inner and name not in known:
+        within = next((key for key in known if key.startswith(f"{name}.")), None)
+        if within is not None:
+            raise UserError(f"{word}: is a section; set its keys, e.g. {within}=; `{help_command}`")
         raise unknown(word, "key", known, help_command)
+    if name in _flag_keys():
+        _check_flag(name, value, help_command)
+
+
+def _flag_keys() -> set[str]:
+    """Keys that are true or false."""
+    kinds = [(SweepConfig, ""), *((one, "model.") for one in MODELS.values())]
+    kinds += [(one, "loss.") for one in LOSSES.values()]
+    found = (each for kind, prefix in kinds for each in walk(kind(), prefix))
+    return {name for name, item, _ in found if item.type == "bool"}
+
+
+def _check_flag(name: str, value: str, help_command: str) -> None:
+    """Refuse numbers, of which any but 0 would be true."""
+    for one in value.split(","):
+        if re.fullmatch(r"\s*[-+]?[0-9_]+\s*", one) and one.strip() not in ("0", "1"):
+            raise UserError(f"{name}={value}: must be true or false; `{help_command}`")
 
 
 def _in_table(name: str) -> bool:
@@ -404,8 +450,9 @@ def _hydra(
     for word in overrides:
         try:
             OverridesParser.create().parse_override(word)
-        except HydraException as error:
+        except (HydraException, ValueError) as error:  # the latter: of thousands of digits
             reason = " ".join(str(error).partition("\nSee")[0].split())
+            word = word.removeprefix("++")
             raise UserError(f"{word}: {reason}; quote the word for the shell?") from error
 
     before_argv, before_env = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
@@ -420,7 +467,10 @@ def _hydra(
         for config, choices in collected:
             _check_budget(config, choices)
         return [(OmegaConf.to_object(config), choices) for config, choices in collected]
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (
+        *(HydraException, OmegaConfBaseException, YAMLError),
+        *(ValueError, OverflowError),
+    ) as error:
         raise _reworded(error) from error
     finally:
         sys.argv = before_argv
@@ -447,12 +497,18 @@ def _reworded(error: Exception) -> UserError:
     lines = [line for line in lines if not line.startswith(dropped)]
     if lines and lines[0].startswith("Ambiguous value for argument"):
         word = lines[0].split("'")[1].removeprefix("++")
-        if _in_table(word.partition("=")[0]):
+        if _in_table(word.partition("=")[0]) or word.partition("=")[0] in GROUPS:
             return UserError(f"{word}: several values; -m trains one run for each")
         return UserError(
             f"{word}: several values; -m trains one run for each, brackets make a list: "
             f"lsexp train -m {word}, or {word.replace('=', '=[', 1)}]"
         )
+    several = re.match(r"Sweep parameters '(?:\+\+)?(.*)' requires --multirun", " ".join(lines))
+    if several:
+        return UserError(f"{several[1]}: several values; -m trains one run for each")
+    key = re.search(r"full_key: ([\w.-]+)", text)
+    if isinstance(error, OverflowError) and key:
+        return UserError(f"{key[1]}: must be finite, and this is too large a number; `{HELP}`")
     if lines and lines[0].startswith("Error merging override "):
         word = lines[0].removeprefix("Error merging override ").removeprefix("++")
         reason = " ".join(dict.fromkeys(lines[1:]))

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from lsexp.errors import UserError
+from lsexp.text import user_path
 
 MISSING = "???"
 """OmegaConf's word for a value that must be given; importing it would cost every --help 50 ms."""
 
-TABLES = ("optim.lr_scale", "model.args", "budgets")
+TABLES = ("optim.lr_scale", "model.args")
 """Keys that hold names of the user's choosing."""
 
 
@@ -154,7 +155,9 @@ class AlexNetConfig(ModelConfig):
 @dataclass
 class ResNetConfig(ModelConfig):
     name: str = key("resnet56", "the network, in the names of runs")
-    depth: int = key(56, "layers, 6n + 2: n blocks in each of three groups", at_least=8)
+    depth: int = key(
+        56, "layers, 6n + 2: n blocks in each of three groups", at_least=8, at_most=1202
+    )
     stem_width: int = key(16, "filters of the first convolution", at_least=1, at_most=4096)
     stem_kernel: int = key(3, "size of its filters, odd, in pixels", at_least=1, at_most=15)
     widths: list[int] = key([32, 64, 128], "filters of the three groups", at_least=1, at_most=4096)
@@ -470,8 +473,9 @@ def check_fields(config: Any, help_command: str = "lsexp train --help") -> None:
         values = list(value.values()) if isinstance(value, dict) else value
         for one in values if isinstance(values, list) else [values]:
             if one is not None and not _fits(one, item):
-                finite = not isinstance(one, float) or math.isfinite(one)
-                rule = (allowed(item) or "a plain value") if finite else f"finite, {allowed(item)}"
+                rule = allowed(item) or "a plain value"
+                if isinstance(one, float) and not math.isfinite(one):
+                    rule = f"finite, {rule}"
                 raise UserError(f"{name}={one}: must be {rule}; `{help_command}`")
 
 
@@ -504,6 +508,9 @@ def _check_distillation(loss: DistillationConfig) -> None:
             "loss.teacher: loss=distillation needs a teacher, a finished run; `lsexp runs` lists "
             "them"
         )
+    user_path("loss.teacher", loss.teacher)  # it may be a folder, of a user who does not exist
+    if loss.teachers is not None and not loss.teachers:
+        raise UserError("loss.teachers=: must be the name of a recipe, or null")
     if loss.beta == 1 and loss.eps:
         raise UserError(
             f"loss.eps={loss.eps:g}: smooths labels, which do not count at loss.beta=1; it is the "

@@ -102,10 +102,10 @@ def _left_of(to: Path) -> list[Path]:
 def _from(url: str, partial: Path, *, patient: bool) -> None:
     """Append what is missing of the file at `url` to `partial`."""
     done = partial.stat().st_size
-    request = urllib.request.Request(url, headers={"User-Agent": "lsexp"})
-    if done:
-        request.add_header("Range", f"bytes={done}-")
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "lsexp"})
+        if done:
+            request.add_header("Range", f"bytes={done}-")
         with urllib.request.urlopen(request, timeout=SILENCE) as answer:
             if done and getattr(answer, "status", None) != 206:
                 done = 0  # it sends the whole file

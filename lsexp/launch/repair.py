@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from lsexp import files
 from lsexp.config import revived
 from lsexp.errors import UserError
 from lsexp.launch import local
@@ -53,8 +54,8 @@ class Damage:
         ]
         return [
             [self.entry.name, name, what, remedy]
-            for files, remedy in kinds
-            for name, what in files.items()
+            for damaged, remedy in kinds
+            for name, what in damaged.items()
         ]
 
 
@@ -169,6 +170,8 @@ def mend(damage: Damage, typed: list[str]) -> None:
             before = RunFolder(path).metrics()["checksums"]["model.safetensors"]
         for events in path.glob("events.out.tfevents.*"):
             events.unlink(missing_ok=True)
+        if again.snapshots and (path / "snapshots").exists():  # they are made anew too
+            files.remove(path / "snapshots")
         # The others stay until they are replaced: by them a repair that was killed is known.
         for name in ("metrics.json", "config.yaml"):
             if name == "metrics.json" or name in damage.results:
@@ -200,7 +203,7 @@ def _planned(path: Path, typed: list[str]) -> Plan:
             f"`lsexp runs rm {path.name}` removes it",
             exit_code=1,
         )
-    return found
+    return replace(found, config=replace(found.config, runs_dir=values.get("runs_dir")))
 
 
 def _trained_by(path: Path) -> dict[str, Any] | None:

@@ -116,6 +116,7 @@ def same(folder: Path, whole: Path) -> None:
         for name in CLOCK:
             del metrics[name]
         del metrics["config"]["claim_timeout"]  # tests have shorter ones
+    assert found["config"] == wanted["config"]
     assert found == wanted
 
 

@@ -1,0 +1,132 @@
+"""Every file of a run folder missing, empty, cut or with one bit another: told, or mended; never a
+traceback, never another number."""
+
+import contextlib
+import csv
+import json
+import random
+import shutil
+
+import pytest
+from faults.harness import TIMES, runs, same
+from support import TINY
+
+from lsexp import load_outputs, load_runs
+from lsexp.cli import main
+from lsexp.errors import UserError
+from lsexp.runs.tensors import unpacked
+
+RUNS = [*TINY, "recipe=digits_shifted", "eps=0,0.1", "seeds=1", "train.steps=60"]
+SWEEP = ["sweep", "information", *RUNS, "workers=1", "snapshots=4", "classes=3,5"]
+SWEEP += ["examples=40", "draws=4", "fresh=2"]
+PLOT = ["plot", "eps", *RUNS]
+FILES = (
+    "config.yaml",
+    "history.csv",
+    "metrics.json",
+    "model.safetensors",
+    "outputs.safetensors",
+    "snapshots",
+    "measured",
+)
+HOW = ("missing", "empty", "cut", "flipped")
+READERS = (["runs"], ["runs", "show", "NAME"], PLOT, ["plot", "curves"])
+
+
+def damage(path, how, rng):
+    content = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+        return
+    if how == "flipped":
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content[: {"empty": 0, "cut": rng.randrange(1, len(content))}.get(how)])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        assert main(SWEEP) == 0
+        assert main(PLOT) == 0
+    return cwd
+
+
+def of_run(cwd, name):
+    """What the table of runs says of one, without what a clock decides."""
+    with next(cwd.glob("out/eps/*/runs.csv")).open() as file:
+        [row] = [row for row in csv.DictReader(file) if row["run"] == name]
+    return {key: value for key, value in row.items() if key not in ("seconds", "command")}
+
+
+def harmless(path, was):
+    """Whether a reader finds the same as before: a bit of a space, say."""
+    if path.name == "metrics.json":
+        try:
+            return json.loads(path.read_bytes()) == json.loads(was.read_bytes())
+        except ValueError:
+            return False
+    if path.parent.name not in ("snapshots", "measured"):
+        return False
+    with was.open("rb") as file:
+        label = file.read(4000).partition(b'"what":"')[2].partition(b",")[0].decode()
+    return unpacked(path, label) is not None
+
+
+CASES = [(file, HOW[(k + j) % 4]) for k, file in enumerate(FILES) for j in range(min(TIMES, 4))]
+
+
+@pytest.mark.parametrize("case", range((TIMES + 3) // 4))
+@pytest.mark.parametrize(("file", "how"), CASES)
+def test_damage(whole, tmp_path, monkeypatch, capsys, happened, file, how, case):
+    rng = random.Random(f"{file} {how} {case}")
+    cwd = shutil.copytree(whole, tmp_path / "cwd")
+    monkeypatch.chdir(cwd)
+    monkeypatch.setattr("sys.stdin", None)
+    run, other = runs(cwd)
+    before = whole / run.relative_to(cwd)
+    path = run / file
+    if path.is_dir():
+        path = rng.choice(sorted(path.iterdir()))
+    name = str(path.relative_to(run))
+    damage(path, how, rng)
+    happened(f"{file}: {how}")
+    fine = path.exists() and harmless(path, before / name)
+
+    for words in READERS:
+        code = main([run.name if word == "NAME" else word for word in words])
+        out, err = capsys.readouterr()
+        assert code == 0 or (code == 1 and err.splitlines()[-1].startswith("lsexp: ")), err
+    row, true = of_run(cwd, run.name), of_run(whole, run.name)
+    if row["status"] == "finished":
+        assert row == true
+    assert of_run(cwd, other.name) == of_run(whole, other.name)
+    table = load_runs(str(cwd / "runs")).set_index("name")
+    if table.status[run.name] == "finished":
+        assert table["test.accuracy"][run.name] == float(true["test_accuracy"])
+    with contextlib.suppress(UserError):
+        for key, value in load_outputs(run).items():
+            assert (value == load_outputs(before)[key]).all()
+
+    code = main(["runs", "repair", "--dry-run"])
+    out = capsys.readouterr().out
+    assert code == (0 if fine or (file == "measured" and how == "missing") else 1)
+    if code == 0:
+        return
+    assert f"{run.name}  {name}  " in " ".join(out.split()).replace(" ", "  ")
+    assert main(["runs", "repair", "--yes"]) == 0, capsys.readouterr().err
+    same_but_measured(run, before)
+    assert main(["plot", "information"]) == 0
+    assert main(PLOT) == 0
+    assert of_run(cwd, run.name)["test_nll"] == true["test_nll"]
+    for table in whole.glob("out/information/*/information.csv"):
+        assert (cwd / table.relative_to(whole)).read_bytes() == table.read_bytes()
+    same(run, before)
+
+
+def same_but_measured(run, before):
+    again = shutil.copytree(before, run.parent.with_name("before") / before.name)
+    shutil.rmtree(again / "measured")
+    same(run, again)
+    shutil.rmtree(again.parent)
