@@ -162,7 +162,9 @@ def load_outputs(path: str | Path) -> dict[str, np.ndarray]:
     file = Path(path) / "outputs.safetensors"
     if not file.is_file():
         raise UserError(f"{file}: no such file; only a finished run has outputs", exit_code=1)
-    RunFolder(Path(path)).verified_metrics([file.name])
+    if not (file.parent / "metrics.json").exists():
+        raise Damaged(file.parent / "metrics.json", "missing", file.parent.name)
+    RunFolder(file.parent).verified_metrics([file.name])
     try:
         return load_file(file)
     except Exception as error:  # safetensors' own kinds
