@@ -53,14 +53,16 @@ class Scene:
     def run(self, cwd: Path, fault: dict[str, str] | None = None, *, start: bool = False):
         return lsexp(*self.words, cwd=cwd, env={**ENV, **(fault or {})}, start=start)
 
-    def disturbed(self, cwd: Path, what: str, rng: random.Random, role: str = "command"):
+    def disturbed(
+        self, cwd: Path, what: str, rng: random.Random, role: str = "command", least: int = 1
+    ):
         """A copy of the folders in which the command was disturbed once, and how it ended.
 
         Returns:
             As `subprocess.run`.
         """
         shutil.copytree(self.start, cwd)
-        at = rng.randint(1, self.changes[role])
+        at = rng.randint(least, self.changes[role])
         done = self.run(cwd, fault=self.fault(cwd, what, at, role))
         assert cwd.with_name(f"{cwd.name}.token").exists(), "it never happened"
         return done

@@ -284,7 +284,7 @@ def test_memory_that_runs_out_is_a_line_and_the_run_goes_on_later(tmp_path, monk
     monkeypatch.setattr(local, "stepper", full)
     planned = tiny_plan(tmp_path / "runs")
     with pytest.raises(
-        local.OutOfMemory, match=r"allocate 2 GiB; fewer runs at once \(members=1\)"
+        local.OutOfMemory, match=r"allocate 2 GiB; fewer runs at once \(workers=1\)"
     ):
         execute(planned)
     monkeypatch.undo()
