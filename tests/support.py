@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import multiprocessing
@@ -11,7 +12,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +142,21 @@ def change_metrics(folder: Path, section: str, **changes: Any) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics[section].update(changes)
     (folder / "metrics.json").write_text(json.dumps(sealed(metrics)))
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[Any]:
+    """A web server of this process; its `closing` is set before it is shut down."""
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.closing = threading.Event()
+    server.handle_error = lambda *_arguments: None  # a client that hung up
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.closing.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 def names(folder: Path) -> set[str]:

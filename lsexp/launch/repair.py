@@ -106,8 +106,9 @@ def inspect(entry: Entry) -> Damage:
         try:
             metrics = RunFolder(path).metrics()
             damage.results = RunFolder(path).damage(metrics)
+            RunFolder(path).verified_metrics([])  # of the run that the folder is named after
         except Damaged as error:
-            damage.results = {"metrics.json": error.what}
+            damage.results["metrics.json"] = error.what
     elif any((path / name).exists() for name in ("model.safetensors", "outputs.safetensors")):
         damage.results = {"metrics.json": "missing"}
     else:

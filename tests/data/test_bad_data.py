@@ -6,16 +6,16 @@ import hashlib
 import io
 import os
 import struct
-import threading
 import tracemalloc
 import zipfile
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support import serving
 
 from lsexp.cli import main
 from lsexp.config import DataConfig
@@ -354,16 +354,9 @@ class Mirror(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def mirror(tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-    server.closing, server.secret = threading.Event(), tmp_path / "secret"
-    server.handle_error = lambda *_arguments: None
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.closing.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Mirror) as server:
+        server.secret = tmp_path / "secret"
+        yield server
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import multiprocessing
 import os
 import pickle
 import tarfile
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
+from support import serving
 
 from lsexp.config import DataConfig
 from lsexp.data import download, load, sources
@@ -82,17 +82,10 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.asked, server.closing = {"file": CONTENT}, [], threading.Event()
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    server.handle_error = lambda *_arguments: None  # a client that hung up
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.closing.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as server:
+        server.files, server.asked = {"file": CONTENT}, []
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        yield server
 
 
 def get(server, to, *behaviours):

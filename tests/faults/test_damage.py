@@ -125,6 +125,22 @@ def test_damage(whole, tmp_path, monkeypatch, capsys, happened, file, how, case)
     same(run, before)
 
 
+def test_a_folder_under_the_name_of_another_run_is_told_and_not_mended(
+    whole, tmp_path, monkeypatch, capsys
+):
+    cwd = shutil.copytree(whole, tmp_path / "cwd")
+    monkeypatch.chdir(cwd)
+    run, other = runs(cwd)
+    shutil.rmtree(run)
+    shutil.copytree(other, run)
+    assert main(PLOT) == 0
+    assert f"{run.name}/metrics.json: of another run" in capsys.readouterr().err
+    assert main(["runs", "repair", "--yes"]) == 1
+    out, err = capsys.readouterr()
+    assert "of another run" in out
+    assert f"`lsexp runs rm {run.name}`" in err
+
+
 def same_but_measured(run, before):
     again = shutil.copytree(before, run.parent.with_name("before") / before.name)
     shutil.rmtree(again / "measured")
