@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from lsexp.errors import UserError, unknown
+from lsexp.errors import UserError, no_memory, unknown
 
 HELP = """\
 lsexp: a laboratory for label smoothing
@@ -71,20 +71,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"lsexp: {where}{error.strerror}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not _no_memory(error):
+        line = no_memory(error)  # a plan or a measurement may ask for too much, too
+        if line is None:
             raise
-        line = (str(error) or "out of memory").splitlines()[0].rstrip(".")
         print(f"lsexp: {line}; a smaller network or batch needs less", file=sys.stderr)
         return 1
-
-
-def _no_memory(error: Exception) -> bool:
-    """Whether a plan or a measurement, too, asked for more than there is."""
-    if isinstance(error, MemoryError):
-        return True
-    from lsexp.launch.local import NO_MEMORY
-
-    return any(words in str(error) for words in NO_MEMORY)
 
 
 def _dispatch(words: list[str]) -> int:

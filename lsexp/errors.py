@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to see."""
+"""The one exception that a user is meant to see, and which errors become it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from typing import Any
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
+"""In what PyTorch raises: on a GPU, and for tensors in the machine's own memory."""
 
 
 class UserError(Exception):
@@ -36,6 +39,20 @@ def unknown(word: str, what: str, known: Iterable[str], help_command: str) -> Us
     close = close or difflib.get_close_matches(name, words, n=1, cutoff=0.65)
     hint = f" did you mean {close[0]}?" if close else ""
     return UserError(f"{word}: no such {what};{hint} `{help_command}` lists them")
+
+
+def no_memory(error: BaseException) -> str | None:
+    """What an error says of memory that did not suffice; None for other errors.
+
+    >>> no_memory(MemoryError())
+    'out of memory'
+    >>> no_memory(ValueError("out of range")) is None
+    True
+    """
+    told = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    )
+    return (str(error) or "out of memory").splitlines()[0].rstrip(".") if told else None
 
 
 def torchvision(part: str) -> Any:

@@ -415,6 +415,9 @@ def test_a_word_that_no_record_could_hold_and_a_flag_of_none(capsys, command, wo
         (["report"], "recipe"),
         (["sweep", "eps"], "eps"),
         (["sweep", "eps"], "out_dir"),
+        (["runs"], "runs_dir"),
+        (["runs", "repair"], "runs_dir"),
+        (["data"], "data.url"),
     ],
 )
 def test_a_key_of_a_command_is_given_once(capsys, command, key):

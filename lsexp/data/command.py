@@ -45,11 +45,17 @@ def run(words: list[str]) -> int:
         if equals:
             if name not in options:
                 raise unknown(word, "key", options, "lsexp data --help")
+            if options[name] is not None:
+                raise UserError(f"{name}: is given twice")
             options[name] = value
         elif word in SOURCES or word.endswith(".npz") or _names_folder(word):
             names.append(word)
         else:
             raise unknown(word, "data set", NAMES, "lsexp data --help")
+    if options["data.url"] is not None and not any(name in PUBLIC for name in names):
+        raise UserError(
+            f"data.url={options['data.url']}: goes with a set that is fetched ({', '.join(PUBLIC)})"
+        )
     folder = data_folder(options["data_dir"])
     if not names:
         print(table([["data", "here"], *_overview(folder)], left=2))
@@ -65,7 +71,7 @@ def run(words: list[str]) -> int:
 
 
 def _names_folder(word: str) -> bool:
-    return os.sep in word or Path(word).is_dir()
+    return word != "" and (os.sep in word or Path(word).is_dir())
 
 
 def _config(name: str, options: dict[str, str | None]) -> DataConfig:

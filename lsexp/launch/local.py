@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lsexp import files
-from lsexp.errors import UserError
+from lsexp.errors import UserError, no_memory
 from lsexp.files import replace_file
 from lsexp.launch.plan import Plan
 from lsexp.launch.progress import Shown, View
@@ -32,9 +32,6 @@ from lsexp.training.checkpoint import pack, unpack
 from lsexp.training.hardware import Environment, environment, prepare
 from lsexp.training.history import EpochRow, history_text
 from lsexp.training.loop import Diverged, Progress, train
-
-NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
-"""In what PyTorch raises: on a GPU, and for tensors in the machine's own memory."""
 
 
 class Elsewhere(Exception):
@@ -348,10 +345,8 @@ def _train(plan: Plan, claim: Claim, env: Environment, how: _How) -> None:
 
 def _lost(device: torch.device, error: Exception) -> Exception | None:
     """What to raise where there is no memory left, or a device has failed for the whole process."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
-    ):
-        line = (str(error) or "out of memory").splitlines()[0].rstrip(".")
+    line = no_memory(error)
+    if line is not None:
         less = "members=1) or device=cpu need" if device.type == "cuda" else "workers=1) need"
         return OutOfMemory(
             f"{line}; fewer runs at once ({less} less, and the same command goes on from the last "

@@ -20,6 +20,7 @@ from lsexp.models import build_model
 from lsexp.runs.catalog import Entry, read_run, read_runs
 from lsexp.runs.identity import digest
 from lsexp.runs.store import RunFolder, runs_folder
+from lsexp.text import user_path
 from lsexp.training import teacher
 from lsexp.training.hardware import prepare, seconds_of
 
@@ -72,7 +73,7 @@ def find_teacher(config: TrainConfig) -> Teaching:
     loss = config.loss
     assert isinstance(loss, DistillationConfig)
     typed = loss.teacher
-    path = Path(typed).expanduser()
+    path = user_path("loss.teacher", typed)
     if not (path / "config.yaml").is_file():
         runs_dir = runs_folder(config.runs_dir)
         found: list[Entry] = []

@@ -57,6 +57,8 @@ def split(
     runs_dir, selecting = None, []
     for word in words:
         if word.startswith("runs_dir="):
+            if runs_dir is not None:
+                raise UserError("runs_dir: is given twice")
             runs_dir = word.partition("=")[2]
         elif word not in flags:
             selecting.append(word)

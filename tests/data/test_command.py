@@ -51,6 +51,9 @@ def test_a_known_set_is_verified(capsys, real_data, tmp_path):
         (["--all"], "no such flag"),
         (["data.path=x"], "no such key"),
         (["none.npz"], "no such file"),
+        ([""], "no such data set"),
+        (["digits", "data.url=x"], "data.url=x: goes with a set that is fetched (mnist,"),
+        (["data.url=x"], "data.url=x: goes with a set that is fetched (mnist,"),
     ],
 )
 def test_wrong_words(capsys, tmp_path, words, part):
