@@ -5,13 +5,12 @@ Torch is imported inside commands only, so that help answers at once.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
 from collections.abc import Callable
 
-from lsexp.errors import UserError, no_memory, unknown
+from lsexp.errors import NOT_OURS, UserError, no_memory, unknown
 
 HELP = """\
 lsexp: a laboratory for label smoothing
@@ -38,12 +37,6 @@ Folders: data_dir= or LSEXP_DATA_DIR (default: the user's cache folder),
 Exit codes: 0 done, 1 the work failed, 2 the words were wrong.
 """
 
-NOT_OURS = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
-)
-"""What a machine refuses, which is no bug."""
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that `argv` (default: sys.argv) names; return the exit code."""
@@ -53,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         code = _dispatch(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # `>&-`
+            sys.stdout.flush()
         return code
     except UserError as error:
         print(f"lsexp: {error}", file=sys.stderr)

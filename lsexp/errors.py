@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 from collections.abc import Iterable
 from typing import Any
 
-NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
-"""In what PyTorch raises: on a GPU, and for tensors in the machine's own memory."""
+NOT_OURS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN, errno.EREMOTEIO),
+)
+"""What a machine or its network refuses, which is no bug."""
+NO_MEMORY = (
+    *("out of memory", "can't allocate memory", "Cannot allocate memory"),
+    "can't start new thread",
+)
+"""In what PyTorch raises, on a GPU and for tensors in the machine's own memory; and Python."""
 
 
 class UserError(Exception):
@@ -19,11 +29,17 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
-        line = " ".join(message.split())
-        # Names of files may hold what a terminal obeys.
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-        super().__init__(shown)
+        super().__init__(printable(" ".join(message.split())))
         self.exit_code = exit_code
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal obeys, which names of files and the like may hold.
+
+    >>> printable("a\\x1b[31mb")
+    'a\\\\x1b[31mb'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def unknown(word: str, what: str, known: Iterable[str], help_command: str) -> UserError:

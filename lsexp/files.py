@@ -27,7 +27,8 @@ WHOSE = re.compile(r"~([0-9a-f]{8})-(\d+)-(\d*)-[0-9a-f]{8}$")
 
 def scratch(path: Path) -> Path:
     """A hidden place beside `path` for what this process makes of it, or moves out of sight."""
-    return path.parent / f".{path.name[:180]}{whose()}"
+    name = os.fsencode(path.name)[:180].decode(errors="ignore")  # names have at most 255 bytes
+    return path.parent / f".{name}{whose()}"
 
 
 def whose() -> str:
@@ -88,13 +89,15 @@ def clear(*folders: Path) -> None:
     or cannot be written, nothing happens.
     """
     for folder in folders:
+        items: list[os.DirEntry[str]] = []
         with contextlib.suppress(OSError), os.scandir(folder) as found:
-            for item in found:
-                if item.name.startswith(".") and WHOSE.search(item.name) and _left(item):
-                    if item.is_dir(follow_symlinks=False):
-                        shutil.rmtree(item.path, ignore_errors=True)
-                    else:
-                        Path(item.path).unlink(missing_ok=True)
+            items += (item for item in found if item.name[0] == "." and WHOSE.search(item.name))
+        for item in items:
+            with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
+                if _left(item) and item.is_dir(follow_symlinks=False):
+                    shutil.rmtree(item.path, ignore_errors=True)
+                elif _left(item):
+                    Path(item.path).unlink(missing_ok=True)
 
 
 def _left(item: os.DirEntry[str]) -> bool:

@@ -34,7 +34,7 @@ def is_gone(process: Process) -> bool:
     if process.machine != _machine():
         return False
     start = _start(process.pid)
-    return start is None or (start != "" and start != process.start)
+    return start is None or ("" not in (start, process.start) and start != process.start)
 
 
 @functools.cache

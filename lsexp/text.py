@@ -6,7 +6,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from lsexp.errors import UserError
+from lsexp.errors import UserError, printable
 
 
 def user_path(key: str, text: str) -> Path:
@@ -52,12 +52,13 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: list[list[str]], *, left: int) -> str:
-    """Rows in columns; the first `left` columns flush left, the others right.
+    """Rows in columns; the first `left` columns flush left, the others right; cells `printable`.
 
     >>> print(table([["a", "1"], ["bcd", "10"]], left=1))
     a     1
     bcd  10
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all; what killed processes leave is cleared, no more."""
 
 import os
+import pathlib
 import time
 
 import pytest
@@ -92,3 +93,39 @@ def test_a_scratch_folder_is_gone_afterwards_or_has_become_something(tmp_path):
 def test_a_seal_is_of_values_and_not_of_how_they_are_written():
     assert seal({"a": 1.5, "b": [None, "ü"]}) == seal({"b": [None, "ü"], "a": 1.50})
     assert seal({"a": 1}) != seal({"a": 2})
+
+
+def test_one_item_that_cannot_be_cleared_does_not_keep_the_others(tmp_path, monkeypatch):
+    process = FORKS.Process(target=leave, args=(tmp_path,))
+    process.start()
+    process.join()
+    left, unlink = [], pathlib.Path.unlink
+
+    def refused(path, **keywords):
+        left.append(path)
+        if len(left) == 1:
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, **keywords)
+
+    for number in range(3):
+        name = next(tmp_path.glob(".file~*")).name[:-1]
+        (tmp_path / f"{name}{number}").write_text("half")
+    monkeypatch.setattr(pathlib.Path, "unlink", refused)
+    clear(tmp_path)
+    assert len(left) > 1
+    assert len(list(tmp_path.glob(".file~*"))) == 1
+
+
+@pytest.mark.parametrize("letter", ["x", "\u4e2d"])
+def test_any_name_that_a_folder_can_have_can_be_made_aside(tmp_path, letter):
+    folder = tmp_path / (letter * (255 // len(letter.encode())))
+    folder.mkdir()
+    remove(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_whose_start_was_not_known_is_not_gone():
+    """No descriptor was free to read it, say."""
+    mine = processes.this()
+    assert not processes.is_gone(mine._replace(start=""))
+    assert processes.is_gone(mine._replace(start="1"))

@@ -32,6 +32,7 @@ from lsexp.errors import UserError
 from lsexp.launch.local import execute
 from lsexp.measure import Measurement, measure, read_logits
 from lsexp.runs.catalog import load_outputs, read_run
+from lsexp.runs.store import sealed
 from lsexp.training.checkpoint import unpack
 
 
@@ -316,6 +317,21 @@ def test_yaml_builds_no_objects(run, tmp_path, marker, monkeypatch, capsys):
     for words in (["recipe=evil", "--config-dir=own"], [f"seed={evil}"], [f"data.path={evil}"]):
         assert main(["train", "--dry-run", *words]) != 0
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_a_terminal_obeys_is_shown_and_not_sent(run, capsys):
+    obeyed = "\x1b[31mred\x1b]0;title\x07"
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["config"]["recipe"] = obeyed
+    (run / "metrics.json").write_text(json.dumps(sealed(metrics)))
+    failure = {"error": obeyed, "traceback": f"Traceback\n{obeyed}"}
+    (run / "failure.json").write_text(json.dumps(failure))
+    shutil.copytree(run, run.with_name(f"{obeyed}-seed0-000000000000"))
+    for words in ([], ["show", run.name], ["show", obeyed]):
+        assert main(["runs", *words, f"runs_dir={run.parent}"]) == 0
+        out, err = capsys.readouterr()
+        assert "\\x1b[31mred" in out
+        assert "\x1b" not in out + err
 
 
 def test_names_of_runs_do_not_leave_their_folder(run, tmp_path, monkeypatch, capsys):

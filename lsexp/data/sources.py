@@ -34,6 +34,7 @@ from lsexp.data.canonical import (
 from lsexp.data.download import fetch
 from lsexp.data.splits import stratified_order
 from lsexp.errors import UserError, torchvision
+from lsexp.files import clear, scratch_folder
 from lsexp.text import size, user_path
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -270,13 +271,14 @@ def _url_of(url: str, filename: str) -> str:
 
 def _unpack_and_read(public: Public, data_dir: Path, archives: list[Path], again: str) -> Arrays:
     """Unpack aside, so that a kill leaves nothing that looks whole and half is there."""
-    aside = data_dir if os.access(data_dir, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=aside, prefix=".unpacking-") as scratch:
-        folder = Path(scratch) / public.folder
+    aside = data_dir if os.access(data_dir, os.W_OK) else Path(tempfile.gettempdir())
+    clear(aside)
+    with scratch_folder(aside / "unpacking") as scratch:
+        folder = scratch / public.folder
         folder.mkdir(parents=True, exist_ok=True)
         for archive in archives:
             (folder / archive.name).symlink_to(archive.resolve())
-        return _read(public, Path(scratch), again, unpack=True)
+        return _read(public, scratch, again, unpack=True)
 
 
 def _read(public: Public, root: Path, again: str, *, unpack: bool = False) -> Arrays:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lsexp import files
-from lsexp.errors import UserError, no_memory
+from lsexp.errors import NOT_OURS, UserError, no_memory
 from lsexp.files import replace_file
 from lsexp.launch.plan import Plan
 from lsexp.launch.progress import Shown, View
@@ -82,6 +82,8 @@ def execute(
     if plan.lacking(plan.folder.path):
         try:
             _train_aside(plan, metrics, how)
+        except Stopped:
+            raise
         except (OSError, UserError):
             if plan.lacking(plan.folder.path):  # else another process was first
                 raise
@@ -152,6 +154,8 @@ def _bring_to_its_end(
     except OSError as error:
         if not folder.path.is_dir():
             raise Removed(f"{folder.path}: was removed meanwhile", exit_code=1) from error
+        if error.errno not in NOT_OURS:
+            raise
         raise UserError(
             f"{folder.path}: {error.strerror or error} ({error.filename}); once that is mended, "
             f"the same command goes on",
@@ -320,13 +324,17 @@ def _train(plan: Plan, claim: Claim, env: Environment, how: _How) -> None:
         folder.fail(claim, record, keep_checkpoint=False)  # it would diverge again
         raise UserError(message, exit_code=1) from error
     except OSError as error:
+        if claim.attempt.is_dir() and error.errno not in NOT_OURS:
+            folder.fail(claim, failure(plan, error), keep_checkpoint=True)
+            raise
         gone = not claim.attempt.is_dir()
         claim.release()
         if gone:  # taken away by a process that took over, or by a person
             return
+        where = "" if error.filename is None else f" ({error.filename})"
         raise UserError(
-            f"{folder.path}: {error.strerror or error}; once that is mended, the same command "
-            f"goes on from the last checkpoint",
+            f"{folder.path}: {error.strerror or error}{where}; once that is mended, the same "
+            f"command goes on from the last checkpoint",
             exit_code=1,
         ) from error
     except (UserError, KeyboardInterrupt):

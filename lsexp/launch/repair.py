@@ -16,18 +16,21 @@ from typing import Any
 
 import yaml
 
-from lsexp import files
 from lsexp.config import revived
 from lsexp.errors import UserError
+from lsexp.files import replace_file, sha256_of
 from lsexp.launch import local
 from lsexp.launch.plan import Plan, plan
 from lsexp.runs import command
-from lsexp.runs.catalog import Entry, read_runs
+from lsexp.runs.catalog import Entry, read_run, read_runs
 from lsexp.runs.identity import Science, digest
-from lsexp.runs.store import Damaged, RunFolder, snapshot_of, snapshot_path
+from lsexp.runs.store import Damaged, RunFolder, config_text, snapshot_of, snapshot_path
 from lsexp.runs.tensors import unpacked
 from lsexp.text import plural, say, table
 from lsexp.training.snapshots import snapshot_steps
+
+MOST_SNAPSHOTS = 1000
+"""That `artifacts.snapshots` allows."""
 
 
 @dataclass
@@ -47,8 +50,8 @@ class Damage:
     def rows(self) -> list[list[str]]:
         """Run, file, what is wrong, what mends it."""
         kinds = [
-            (self.results, "trained again"),
-            (self.snapshots, "trained again aside" if not self.results else "trained again"),
+            (self.results, "made again"),
+            (self.snapshots, "trained again aside" if not self.results else "made again"),
             (self.measured, "removed, and measured again when it is asked for"),
             (self.others, "removed; the command that made the run makes it again"),
         ]
@@ -80,9 +83,11 @@ def run(words: list[str]) -> int:
             print("nothing was changed")
             return 1
     failed = 0
-    for damage in sorted(found, key=_is_of_a_student):  # teachers first
+    for damage in sorted(found, key=lambda one: _teachers(one.entry.path)):  # teachers first
         try:
-            mend(damage, ["lsexp", "runs", "repair", *words])
+            now = inspect(read_run(damage.entry.path))  # since then it may have been made again
+            if now.rows():
+                mend(now, ["lsexp", "runs", "repair", *words])
         except local.Stopped:
             raise
         except UserError as error:
@@ -160,23 +165,36 @@ def mend(damage: Damage, typed: list[str]) -> None:
         UserError: it cannot be trained again here, or its training failed or was stopped.
     """
     path = damage.entry.path
+    if "config.yaml" in damage.others:
+        raise UserError(
+            f"config.yaml is {damage.others['config.yaml']}: the command that made the run makes "
+            f"it again; `lsexp runs rm {path.name}` removes the run",
+            exit_code=1,
+        )
     again = _planned(path, typed) if damage.results or damage.snapshots else None
+    snapshots = _snapshots(path, again) if again else 0
     for name in (*damage.measured, *damage.others, *damage.snapshots):
         (path / name).unlink(missing_ok=True)
     if again is None:
         return
     before = None
     if damage.results:
+        weights = path / "model.safetensors"
         with contextlib.suppress(Damaged, FileNotFoundError):
-            before = RunFolder(path).metrics()["checksums"]["model.safetensors"]
+            before = RunFolder(path).metrics()["checksums"][weights.name]
+        if before is None and "metrics.json" in damage.results and weights.is_file():
+            before = sha256_of(weights)
+        # First, so that one of the two tells at any time what the run is.
+        text = config_text(again.config, again.identity, again.chosen)
+        replace_file(path / "config.yaml", text)
+        if not inspect(read_run(path)).results and not damage.snapshots:
+            return
         for events in path.glob("events.out.tfevents.*"):
             events.unlink(missing_ok=True)
-        if again.snapshots and (path / "snapshots").exists():  # they are made anew too
-            files.remove(path / "snapshots")
         # The others stay until they are replaced: by them a repair that was killed is known.
-        for name in ("metrics.json", "config.yaml"):
-            if name == "metrics.json" or name in damage.results:
-                (path / name).unlink(missing_ok=True)
+        (path / "metrics.json").unlink(missing_ok=True)
+    artifacts = replace(again.config.artifacts, snapshots=snapshots)
+    again = replace(again, config=replace(again.config, artifacts=artifacts))
     now = local.execute(again)["checksums"]["model.safetensors"]
     if before not in (None, now):
         say(
@@ -207,6 +225,15 @@ def _planned(path: Path, typed: list[str]) -> Plan:
     return replace(found, config=replace(found.config, runs_dir=values.get("runs_dir")))
 
 
+def _snapshots(path: Path, plan: Plan) -> int:
+    """How many snapshots the run has, by the names of its files: some are asked for later."""
+    names = (file.stem.removeprefix("step-") for file in path.glob("snapshots/step-*.safetensors"))
+    there = {int(name) for name in names if name.isdecimal()}
+    steps, count = plan.config.train.steps, plan.config.artifacts.snapshots
+    counts = (count, *range(2, MOST_SNAPSHOTS + 1))
+    return next((one for one in counts if there <= {*snapshot_steps(steps, one)}), count)
+
+
 def _trained_by(path: Path) -> dict[str, Any] | None:
     """Key to value, names of recipe and budget among them, from metrics.json or else config.yaml;
     None where neither tells."""
@@ -227,6 +254,9 @@ def _trained_by(path: Path) -> dict[str, Any] | None:
     return values
 
 
-def _is_of_a_student(damage: Damage) -> bool:
-    values = _trained_by(damage.entry.path)
-    return values is not None and "loss.teacher" in values
+def _teachers(path: Path) -> int:
+    """How many there are of a run: its teacher, the teacher's, ..."""
+    count = 0
+    while (values := _trained_by(path)) is not None and "loss.teacher" in values and count < 100:
+        path, count = path.parent / str(values["loss.teacher"]), count + 1
+    return count

@@ -19,7 +19,15 @@ import yaml
 
 from lsexp.errors import UserError, unknown
 from lsexp.runs import claims
-from lsexp.runs.store import PUBLISHING, Damaged, RunFolder, asides_of, runs_folder, whole
+from lsexp.runs.store import (
+    PUBLISHING,
+    UNREADABLE,
+    Damaged,
+    RunFolder,
+    asides_of,
+    runs_folder,
+    whole,
+)
 from lsexp.training import RESULT_VERSION
 
 if TYPE_CHECKING:
@@ -93,7 +101,7 @@ def read_run(path: Path) -> Entry:
             return entry
         failure = _json(path / "failure.json")
         config, version = _config(path, metrics)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, *UNREADABLE):
         return entry
     entry.config, entry.metrics, entry.failure = config, metrics, failure
     if not metrics:
@@ -116,7 +124,7 @@ def teacher_changed(path: Path, metrics: dict[str, Any]) -> bool:
         return False
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged: nobody can tell
         now = _json(path.parent / taught["run"] / "metrics.json")
-        return bool(now) and now["checksums"]["model.safetensors"] != taught["weights"]
+        return whole(now) and now["checksums"]["model.safetensors"] != taught["weights"]
     return False
 
 
@@ -216,6 +224,8 @@ def _json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deeply") from error
     if not isinstance(found, dict) or not found:
         raise ValueError(f"{path}: no JSON object")
     return found
@@ -295,7 +305,7 @@ def _is(value: Any, text: str) -> bool:
     """Whether a value is what was typed: 0.10 is 0.1, null is None."""
     try:
         typed = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+    except UNREADABLE:
         typed = text
     if isinstance(typed, str):
         with contextlib.suppress(ValueError):

@@ -86,8 +86,6 @@ class Claim:
         self.attempt = attempt_folder(folder, record["nonce"])
         self._stop = threading.Event()
         self._lost = False
-        self.attempt.mkdir()
-        (self.attempt / "beat").write_text("0")
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lsexp-claim")
         self._thread.start()
 
@@ -113,11 +111,7 @@ class Claim:
         self.stop_beat()
         if not (self.attempt / "checkpoint.pt").exists():
             shutil.rmtree(self.attempt, ignore_errors=True)
-        record = {**self.record, "nonce": secrets.token_hex(8), "released": True}
-        path = self.folder / f"claim-after-{self.record['nonce']}.json"
-        with contextlib.suppress(OSError):
-            if create_exclusively(path, record):
-                _show(self.folder, record)
+        _let_go(self.folder, self.record)
 
     def _beat(self) -> None:
         count = 0
@@ -163,8 +157,13 @@ def acquire(
             record = _new_record(environment)
             before = None if current is None else current["nonce"]
             name = "claim.json" if before is None else f"claim-after-{before}.json"
-            if create_exclusively(folder / name, record) and _owns(folder, record):
-                claim = Claim(folder, record)
+            if _make(folder, name, record):
+                try:
+                    claim = Claim(folder, record)
+                except BaseException:  # no thread to be had, say
+                    shutil.rmtree(attempt_folder(folder, record["nonce"]), ignore_errors=True)
+                    _let_go(folder, record)
+                    raise
                 try:
                     _show(folder, record)
                     # The run may have ended, and its claims been cleared, since we looked.
@@ -180,6 +179,30 @@ def acquire(
         waiting(current)
         time.sleep(0.2)
     return None
+
+
+def _make(folder: Path, name: str, record: Record) -> bool:
+    """Make an attempt folder, with its beat, and then the claim on it; whether it is the owner's.
+
+    In this order, so that a disk that is full leaves no claim that nobody can let go of.
+    """
+    attempt = attempt_folder(folder, record["nonce"])
+    mine = False
+    try:
+        attempt.mkdir()
+        (attempt / "beat").write_text("0")
+        mine = create_exclusively(folder / name, record) and _owns(folder, record)
+    finally:
+        if not mine:
+            shutil.rmtree(attempt, ignore_errors=True)
+    return mine
+
+
+def _let_go(folder: Path, claimed: Record) -> None:
+    record = {**claimed, "nonce": secrets.token_hex(8), "released": True}
+    with contextlib.suppress(OSError):
+        if create_exclusively(folder / f"claim-after-{claimed['nonce']}.json", record):
+            _show(folder, record)
 
 
 def clear(folder: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from lsexp import files
-from lsexp.errors import UserError, unknown
+from lsexp.errors import UserError, printable, unknown
 from lsexp.runs import claims
 from lsexp.runs.catalog import STATUSES, Entry, as_json, asides, flatten, read_run, read_runs
 from lsexp.runs.store import asides_of, runs_folder
@@ -121,7 +121,7 @@ def _show(runs_dir: str | None, words: list[str], *, as_text: bool) -> int:
     if not as_text:
         print(json.dumps(as_json(entry), indent=1))
         return 0
-    print(f"{entry.path}\nstatus: {entry.status}{_explained(entry)}")
+    print(f"{printable(str(entry.path))}\nstatus: {entry.status}{printable(_explained(entry))}")
     numbers = {k: v for k, v in entry.metrics.items() if k not in ("config", "identity")}
     sections = {
         "config": entry.config,
@@ -135,7 +135,7 @@ def _show(runs_dir: str | None, words: list[str], *, as_text: bool) -> int:
             print(f"\n{title}")
             print(table([[f"  {name}", str(value)] for name, value in values.items()], left=2))
     if entry.failure.get("traceback"):
-        print(f"\n{entry.failure['traceback']}", end="")
+        print("", *map(printable, str(entry.failure["traceback"]).splitlines()), sep="\n")
     return 0
 
 

@@ -13,7 +13,6 @@ import json
 from typing import Any
 
 from lsexp.config import DistillationConfig, TrainConfig, walk
-from lsexp.errors import UserError
 from lsexp.training import RESULT_VERSION
 
 Science = dict[str, Any]
@@ -45,21 +44,6 @@ def run_name(config: TrainConfig, data_name: str, fields: Science) -> str:
     if isinstance(config.loss, DistillationConfig):
         how = f"T{config.loss.temperature:g}"
     return f"{data_name}-{config.model.name}-{how}-seed{config.seed}-{digest(fields)}"
-
-
-def compare(stored: Science, wanted: Science, where: str) -> None:
-    """Raise UserError where a folder of this name holds another experiment.
-
-    It happens when a default was changed without a neutral value, or a file was edited.
-    """
-    for name in sorted(stored.keys() | wanted.keys()):
-        if stored.get(name) != wanted.get(name):
-            raise UserError(
-                f"{where}: was made with {name}={stored.get(name)}, but {name}={wanted.get(name)} "
-                f"is asked for under the same name; move the folder away, or name another with "
-                f"runs_dir=",
-                exit_code=1,
-            )
 
 
 def _neutral(value: Any, item: dataclasses.Field) -> bool:

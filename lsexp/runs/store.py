@@ -37,10 +37,12 @@ from lsexp.errors import UserError
 from lsexp.files import replace_file, sha256_of
 from lsexp.runs import claims
 from lsexp.runs.claims import Claim
-from lsexp.runs.identity import Science, compare, digest
+from lsexp.runs.identity import Science, digest
 from lsexp.text import user_path
 
 PUBLISHING = "publishing"
+UNREADABLE = (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading YAML or JSON that somebody else wrote may end in."""
 
 
 class Damaged(UserError):
@@ -119,20 +121,17 @@ class RunFolder:
         return self._json("failure.json") if (self.path / "failure.json").exists() else None
 
     def create(self, config: TrainConfig, identity: Science, chosen: dict[str, str]) -> None:
-        """Make the folder and its config.yaml, or check that the one there is of this experiment.
+        """Make the folder and its config.yaml.
 
-        A config.yaml that cannot be read is made anew; a finished run's is left to `damage`.
+        One that is not of this experiment is made anew; a finished run's is left to `damage`.
 
         Raises:
-            UserError: another experiment under this name, or a folder that cannot be written.
+            UserError: a folder that cannot be written.
         """
         path = self.path / "config.yaml"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            stored = self.identity()
-            if stored is not None:
-                compare(stored, identity, str(self.path))
-            elif not (self.path / "metrics.json").exists():
+            if self.identity() is None and not (self.path / "metrics.json").exists():
                 replace_file(path, config_text(config, identity, chosen))
         except OSError as error:
             raise UserError(
@@ -230,18 +229,22 @@ class RunFolder:
                 # The checkpoint stays behind, kept until now so that no kill costs the training.
                 names = set(os.listdir(source)) - {"checkpoint.pt"}  # noqa: PTH208
                 for name in sorted(names, key=lambda name: name == "metrics.json"):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.rename(name, name, src_dir_fd=source, dst_dir_fd=top)
+                    _move(name, source, top)
                 os.fsync(top)
+            with contextlib.suppress(FileNotFoundError):  # of another, after a long sleep of ours
+                now = os.stat(PUBLISHING, dir_fd=top)
+                if (now.st_dev, now.st_ino) == _inode(source):
+                    shutil.rmtree(self.path / PUBLISHING, ignore_errors=True)
         finally:
             os.close(source)
-        shutil.rmtree(self.path / PUBLISHING, ignore_errors=True)
 
     def identity(self) -> Science | None:
-        """The science fields in config.yaml; None where that is absent, or cannot be read."""
+        """The science fields in config.yaml; None where that is absent, cannot be read, or is not
+        of the run that the folder is named after."""
         try:
-            return dict(yaml.safe_load((self.path / "config.yaml").read_text())["identity"])
-        except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError, ValueError):
+            found = dict(yaml.safe_load((self.path / "config.yaml").read_text())["identity"])
+            return found if self.path.name.endswith(digest(found)) else None
+        except (FileNotFoundError, *UNREADABLE):
             return None
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -250,8 +253,33 @@ class RunFolder:
             if not isinstance(found, dict) or not found:
                 raise ValueError("no JSON object")
             return found
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Damaged(self.path / name, "damaged", self.path.name) from error
+
+
+def _move(name: str, source: int, target: int) -> None:
+    """A file or folder from one opened folder to another, in the place of what is there; a folder
+    file by file, into that which is there. Whoever else moves the same does no harm."""
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            folders = [os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=source)]
+            try:
+                folders.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=target))
+                for file in os.listdir(folders[0]):  # noqa: PTH208
+                    _move(file, *folders)
+                os.fsync(folders[1])
+            finally:
+                for folder in folders:
+                    os.close(folder)
+
+
+def _inode(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 CHANGED = "changed since it was published"
@@ -264,11 +292,9 @@ def sealed(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole(metrics: dict[str, Any]) -> bool:
-    """Whether metrics are as they were written; those of early versions do not tell."""
+    """Whether metrics are as they were written."""
     checksums = metrics.get("checksums")
-    if not isinstance(checksums, dict):
-        return False
-    return checksums.get("metrics.json") in (None, _seal(metrics))
+    return isinstance(checksums, dict) and checksums.get("metrics.json") == _seal(metrics)
 
 
 def _seal(metrics: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ its runs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import time
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lsexp import studies
-from lsexp.files import clear, replace_file
+from lsexp.files import clear, replace_file, seal
+from lsexp.runs.store import UNREADABLE
+from lsexp.text import say
 
 
 @dataclass
@@ -74,7 +77,7 @@ class Manifest:
         clear(path.parent)
         whole = asdict(self) | {"time": time.time()}
         del whole["of"]
-        replace_file(path, json.dumps(whole, indent=1))
+        replace_file(path, json.dumps({**whole, "seal": seal(whole)}, indent=1))
 
 
 def together(study: str, sweeps: Sequence[Manifest]) -> Manifest:
@@ -105,20 +108,35 @@ def together(study: str, sweeps: Sequence[Manifest]) -> Manifest:
 
 
 def newest_manifest(study: str, runs_dir: Path) -> Manifest | None:
-    """That of the latest sweep of a study; damaged ones are passed over."""
+    """That of the latest sweep of a study; damaged ones are passed over, and said."""
     return max(_manifests(study, runs_dir), key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
 def _manifests(study: str, runs_dir: Path) -> list[tuple[float, Manifest]]:
     found = []
     for path in (runs_dir / ".sweeps").glob(f"{study}-*.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        try:
             stored = json.loads(path.read_text())
+            if stored.pop("seal") != seal(stored):
+                raise ValueError("changed since it was written")
             when = float(stored.pop("time"))
             stored["parts"] = [Part(**part) for part in stored["parts"]]
-            if _whole(study, manifest := Manifest(**stored)):
+            manifest = Manifest(**stored)
+        except FileNotFoundError:
+            continue
+        except (OSError, *UNREADABLE) as error:
+            _tell(f"{path}: damaged ({error}); passed over, and the same sweep makes it anew")
+            continue
+        with contextlib.suppress(KeyError, TypeError):  # of a version with other keys
+            if _whole(study, manifest):
                 found.append((when, manifest))
     return found
+
+
+@functools.cache
+def _tell(message: str) -> None:
+    """Once, however often it is read."""
+    say(message)
 
 
 def _whole(study: str, manifest: Manifest) -> bool:

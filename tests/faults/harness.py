@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from support import Started, history, lsexp, weights
@@ -21,15 +22,23 @@ class Scene:
 
     Args:
         before: commands that have been run when it begins.
+        spoil: what has been done to the folders then.
     """
 
-    def __init__(self, folder: Path, *words: str, before: tuple[tuple[str, ...], ...] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        *words: str,
+        before: tuple[tuple[str, ...], ...] = (),
+        spoil: Callable[[Path], None] = lambda _cwd: None,
+    ):
         self.folder, self.words = folder, words
         self.start = folder / "start"
         self.start.mkdir(parents=True)
         for command in before:
             done = lsexp(*command, cwd=self.start, env=ENV)
             assert done.returncode == 0, done.stderr
+        spoil(self.start)
         self.whole = folder / "whole"
         shutil.copytree(self.start, self.whole)
         self.changes = {}

@@ -98,6 +98,11 @@ def test_damage(whole, tmp_path, monkeypatch, capsys, happened, file, how, case)
         code = main([run.name if word == "NAME" else word for word in words])
         out, err = capsys.readouterr()
         assert code == 0 or (code == 1 and err.splitlines()[-1].startswith("lsexp: ")), err
+        if words is PLOT and of_run(cwd, run.name)["status"] == "damaged":
+            [told] = [line for line in err.splitlines() if name in line and run.name in line]
+            assert f"`lsexp runs repair {run.name}`" in told
+        if words[:2] == ["runs", "show"] and "status: damaged" in out:
+            assert f"`lsexp runs repair {run.name}`" in out
     row, true = of_run(cwd, run.name), of_run(whole, run.name)
     if row["status"] == "finished":
         assert row == true
@@ -139,6 +144,64 @@ def test_a_folder_under_the_name_of_another_run_is_told_and_not_mended(
     out, err = capsys.readouterr()
     assert "of another run" in out
     assert f"`lsexp runs rm {run.name}`" in err
+
+
+def test_a_sweep_trains_again_what_has_lost_its_metrics(whole, tmp_path, monkeypatch):
+    cwd = shutil.copytree(whole, tmp_path / "cwd")
+    monkeypatch.chdir(cwd)
+    for run in runs(cwd):
+        (run / "metrics.json").unlink()
+    assert main(SWEEP) == 0
+    for run in runs(cwd):
+        same(run, whole / run.relative_to(cwd))
+
+
+def test_a_snapshot_that_was_asked_for_later_comes_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train = ["train", *TINY, "train.steps=60"]
+    assert main(train) == 0
+    assert main([*train, "artifacts.snapshots=5"]) == 0
+    [run] = runs(tmp_path)
+    path = sorted((run / "snapshots").iterdir())[1]
+    was = path.read_bytes()
+    damage(path, "cut", random.Random(0))
+    assert main(["runs", "repair", "--yes"]) == 0
+    assert path.read_bytes() == was
+
+
+@pytest.mark.parametrize("case", range(TIMES))
+@pytest.mark.parametrize("how", HOW)
+def test_a_damaged_record_of_a_sweep_is_never_believed(
+    whole, tmp_path, monkeypatch, capsys, happened, how, case
+):
+    """It says which run has which eps and seed."""
+    cwd = shutil.copytree(whole, tmp_path / "cwd")
+    shutil.rmtree(cwd / "out")
+    monkeypatch.chdir(cwd)
+    [record] = cwd.glob("runs/.sweeps/*.json")
+    was = json.loads(record.read_text())
+    damage(record, how, random.Random(f"{how} {case}"))
+    same_words = how == "flipped" and harmless_json(record, was)
+    happened(f".sweeps: {how}")
+    code = main(["plot", "information"])
+    err = capsys.readouterr().err
+    if same_words:
+        assert code == 0
+    else:
+        assert code == 1
+        assert how == "missing" or f"{record.name}: damaged" in err
+        assert err.splitlines()[-1].startswith("lsexp: plot information: no sweep for it")
+        assert main(SWEEP) == 0
+        assert main(["plot", "information"]) == 0
+    tables = [next(at.glob("out/information/*/information.csv")) for at in (cwd, whole)]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+
+
+def harmless_json(path, was):
+    try:
+        return json.loads(path.read_bytes()) == was
+    except ValueError:
+        return False
 
 
 def same_but_measured(run, before):

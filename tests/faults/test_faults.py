@@ -16,19 +16,30 @@ import time
 
 import pytest
 from faults.harness import ENV, TIMES, Scene, ended, runs, told_in_a_line
-from support import TINY, lsexp, until_it_saves, weights
+from support import TINY, lsexp, until_it_saves
 
 # Dropout and shifts, so that every generator counts; checkpoints as often as the loop looks.
 OFTEN = ["model.dropout=0.2", "augment.shift=1", "artifacts.checkpoint_seconds=0"]
 PLAIN = ("train", *TINY, *OFTEN, "loss.eps=0.1", "train.steps=200")
 TRAIN = (*PLAIN, "artifacts.snapshots=4")
 SWEEP = ("sweep", "eps", *TINY, *OFTEN, "train.steps=200", "workers=1", "eps=0,0.1", "seeds=1")
+
+
+def spoil(cwd):
+    [run] = runs(cwd)
+    (run / "config.yaml").write_text("")
+    with (run / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"?")
+
+
 SCENES = {
-    "train": (TRAIN, ()),
-    "aside": (TRAIN, (PLAIN,)),
-    "sweep": (SWEEP, ()),
-    "measure": (("plot", "projections"), (SWEEP,)),
-    "report": (("report",), (SWEEP,)),
+    "train": (TRAIN, (), None),
+    "aside": (TRAIN, (PLAIN,), None),
+    "sweep": (SWEEP, (), None),
+    "measure": (("plot", "projections"), (SWEEP,), None),
+    "report": (("report",), (SWEEP,), None),
+    "repair": (("runs", "repair", "--yes"), (TRAIN,), spoil),
 }
 
 
@@ -39,8 +50,9 @@ def scene(tmp_path_factory):
 
     def scene_of(name):
         if name not in set_up:
-            words, before = SCENES[name]
-            set_up[name] = Scene(tmp_path_factory.mktemp(name), *words, before=before)
+            words, before, spoiled = SCENES[name]
+            more = {} if spoiled is None else {"spoil": spoiled}
+            set_up[name] = Scene(tmp_path_factory.mktemp(name), *words, before=before, **more)
         return set_up[name]
 
     return scene_of
@@ -54,6 +66,7 @@ KILLS = [
     ("sweep", "command", "kill"),
     ("sweep", "worker", "torn"),
     ("report", "command", "torn"),
+    ("repair", "command", "kill"),
 ]
 
 
@@ -199,12 +212,15 @@ def test_one_that_sleeps_is_taken_over_and_harms_nothing_when_it_comes_back(
         time.sleep(0.02)
     heir = lsexp(*of.words, "claim_timeout=5", cwd=cwd, env=ENV)
     assert heir.returncode == 0, heir.stderr
-    between = {folder: weights(folder) for folder in runs(cwd)}
+    between = {file: file.stat() for file in cwd.glob("runs/*/*") if "tfevents" not in file.name}
     sleeper.send_signal(signal.SIGCONT)
     said = ended(sleeper)
     assert sleeper.returncode == 0, said
     happened("train: stopped at a change, taken over, come back")
-    assert {folder: weights(folder) for folder in runs(cwd)} == between
+    kept = {file: file.stat() for file in cwd.glob("runs/*/*") if "tfevents" not in file.name}
+    assert kept.keys() == between.keys()
+    for file, stat in kept.items():  # not even replaced by files that are alike
+        assert (stat.st_ino, stat.st_mtime_ns) == (between[file].st_ino, between[file].st_mtime_ns)
     of.check(cwd)
 
 
@@ -216,10 +232,13 @@ def test_the_claim_of_another_host_is_watched_before_it_is_taken(scene, tmp_path
     for claim in cwd.glob("runs/*/claim*.json"):
         record = json.loads(claim.read_text())
         claim.write_text(json.dumps({**record, "machine": "another", "host": "another"}))
+    held = bool(list(cwd.glob("runs/*/attempt-*/beat")) and list(cwd.glob("runs/*/claim.json")))
     began = time.monotonic()
     done = lsexp(*of.words, "claim_timeout=5", cwd=cwd, env=ENV)
     assert done.returncode == 0, done.stderr
-    if "is being trained by" in done.stderr:
+    assert held or case > 0, "it was killed before or after its claim"
+    assert ("is being trained by" in done.stderr) == held
+    if held:
         assert time.monotonic() - began > 5
     happened("train: killed on another host")
     of.check(cwd)

@@ -99,6 +99,21 @@ def test_an_error_in_ones_own_network_is_one_line_with_its_place(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_bug_in_ones_own_network_keeps_its_traceback(tmp_path):
+    """An OSError too, which is the machine's fault elsewhere."""
+    opening = (
+        "def forward(self, x):\n            self.training and len(x) == 64 and open('nowhere')"
+    )
+    write(tmp_path, NETWORK.replace("def forward(self, x):", opening))
+    words = ["train", *TINY, "model=custom", "model.target=own:Net"]
+    done = lsexp(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "own.py" in done.stderr
+    [path] = tmp_path.glob("runs/*/failure.json")
+    assert "nowhere" in json.loads(path.read_text())["error"]
+
+
 def blocks(text):
     """The indented blocks of a Markdown text."""
     found = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, flags=re.MULTILINE)

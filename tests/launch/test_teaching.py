@@ -214,8 +214,11 @@ def test_a_student_whose_teacher_has_changed_is_stale(taught):
     assert not plan.done()
     with pytest.raises(UserError, match=r"its teacher has been trained again since .* runs rm"):
         execute(plan)
-    (taught / "metrics.json").write_text("{")
-    assert read_run(plan.folder.path).status == "finished"  # nobody can tell
+    whole = (taught / "metrics.json").read_text()
+    for damaged in ("{", whole.replace('"model.safetensors": "0', '"model.safetensors": "1')):
+        assert damaged != whole
+        (taught / "metrics.json").write_text(damaged)
+        assert read_run(plan.folder.path).status == "finished"  # nobody can tell
     shutil.rmtree(taught)
     assert read_run(plan.folder.path).status == "finished"
 

@@ -265,3 +265,17 @@ def test_a_thousand_runs_are_listed_quickly(runs, tmp_path):
         times.append(time.perf_counter() - start)
     assert done.stdout.splitlines()[-1].startswith("1000 runs (1000 finished)")
     assert min(times) < 1.5
+
+
+@pytest.mark.parametrize("word", ["seed=!!timestamp x", f"seed={'[' * 2000}", "seed=!!int x"])
+def test_what_yaml_cannot_read_selects_nothing(capsys, runs, word):
+    code, out, _ = run(capsys, word, f"runs_dir={runs}")
+    assert (code, out[-1]) == (0, f"0 runs, 0 B, in {runs}")
+
+
+def test_metrics_that_nest_too_deeply_are_damage(capsys, runs):
+    path = next(runs.glob("*/metrics.json"))
+    path.write_text("[" * 200_000)
+    code, out, _ = run(capsys, "status=damaged", f"runs_dir={runs}")
+    assert code == 0
+    assert out[1].startswith(path.parent.name)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -265,3 +266,26 @@ def test_release_after_a_takeover_does_not_touch_the_heir(tmp_path):
     create_exclusively(tmp_path / f"claim-after-{first.record['nonce']}.json", heir)
     first.release()
     assert owner(tmp_path)["nonce"] == "b" * 16
+
+
+def test_nothing_is_claimed_where_an_attempt_cannot_be_made(tmp_path, monkeypatch):
+    def full(*_arguments, **_keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OSError, match="No space"):
+        take(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_without_a_thread_to_beat_is_let_go(tmp_path, monkeypatch):
+    def none(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        with pytest.raises(RuntimeError, match="thread"):
+            take(tmp_path)
+    assert owner(tmp_path)["released"]
+    assert not list(tmp_path.glob("attempt-*"))
+    take(tmp_path).release()

@@ -12,8 +12,7 @@ from lsexp.config import (
     TrainConfig,
     key,
 )
-from lsexp.errors import UserError
-from lsexp.runs.identity import _neutral, compare, digest, run_name, science
+from lsexp.runs.identity import _neutral, digest, run_name, science
 
 DATA = "0" * 64
 
@@ -90,15 +89,6 @@ def test_a_later_key_is_left_out_at_its_neutral_value():
     (item,) = Later.__dataclass_fields__.values()
     assert _neutral(0, item)
     assert not _neutral(5, item)
-
-
-def test_another_experiment_under_the_same_name_is_refused_by_key():
-    stored = {"loss.eps": 0.1, "seed": 0}
-    compare(stored, dict(stored), "runs/x")
-    with pytest.raises(UserError, match=r"runs/x.*loss\.eps=0\.1.*loss\.eps=0\.2"):
-        compare(stored, {"loss.eps": 0.2, "seed": 0}, "runs/x")
-    with pytest.raises(UserError, match=r"optim\.warmup=None.*optim\.warmup=5"):
-        compare(stored, {**stored, "optim.warmup": 5}, "runs/x")
 
 
 def test_unresolved_configs_have_no_identity():

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ from lsexp.errors import UserError
 from lsexp.files import replace_file, whose
 from lsexp.runs import claims
 from lsexp.runs.claims import acquire
-from lsexp.runs.store import RunFolder
+from lsexp.runs.store import RunFolder, sealed
 
 
 @pytest.fixture
@@ -24,7 +25,11 @@ def claim_of(folder):
     )
 
 
-def complete(claim, metrics='{"who": 1, "checksums": {}}'):
+METRICS = sealed({"who": 1, "checksums": {}})
+TEXT = json.dumps(METRICS)
+
+
+def complete(claim, metrics=TEXT):
     (claim.attempt / "model.safetensors").write_text(metrics)
     (claim.attempt / "metrics.json").write_text(metrics)
 
@@ -40,7 +45,7 @@ def test_a_published_attempt_is_the_result_and_nothing_else_is_left(folder):
     assert folder.publish(claim)
     assert folder.finished()
     assert names(folder) == ["metrics.json", "model.safetensors"]
-    assert folder.metrics() == {"who": 1, "checksums": {}}
+    assert folder.metrics() == METRICS
 
 
 def test_the_first_to_publish_wins_and_the_second_leaves_no_trace(folder):
@@ -185,17 +190,36 @@ def test_what_people_put_into_a_finished_run_stays(folder):
     assert names(folder) == sorted(kept)
 
 
-def test_the_folder_of_another_experiment_is_refused(tmp_path):
+def test_a_config_of_another_experiment_is_damage_and_made_anew(tmp_path):
+    """Its digest is in the folder's name, so that no other could be there."""
     plan = tiny_plan(tmp_path)
     plan.folder.create(plan.config, plan.identity, plan.chosen)
-    plan.folder.create(plan.config, plan.identity, plan.chosen)
     path = plan.folder.path / "config.yaml"
-    stored = yaml.safe_load(path.read_text())
+    was = path.read_text()
+    stored = yaml.safe_load(was)
     stored["identity"]["optim.lr"] = 0.5
     path.write_text(yaml.safe_dump(stored))
-    with pytest.raises(UserError, match=r"optim\.lr=0\.5.*optim\.lr=0\.1") as caught:
-        plan.folder.create(plan.config, plan.identity, plan.chosen)
-    assert caught.value.exit_code == 1
+    assert plan.folder.identity() is None
+    plan.folder.create(plan.config, plan.identity, plan.chosen)
+    assert path.read_text() == was
+
+
+def test_a_published_folder_takes_the_place_of_an_old_one_file_by_file(folder):
+    claim = claim_of(folder)
+    complete(claim)
+    for place, names_in in ((folder.path, "ab"), (claim.attempt, "bc")):
+        (place / "snapshots").mkdir()
+        for name in names_in:
+            (place / "snapshots" / name).write_text(f"{name} of {place.name}")
+    attempt = claim.attempt.name
+    assert folder.publish(claim)
+    found = {path.name: path.read_text() for path in (folder.path / "snapshots").iterdir()}
+    assert found == {
+        "a": f"a of {folder.path.name}",
+        "b": f"b of {attempt}",
+        "c": f"c of {attempt}",
+    }
+    assert names(folder) == ["metrics.json", "model.safetensors", "snapshots"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "a: b", "[1]", "\0"])
