@@ -192,6 +192,9 @@ def _make(folder: Path, name: str, record: Record) -> bool:
         attempt.mkdir()
         (attempt / "beat").write_text("0")
         mine = create_exclusively(folder / name, record) and _owns(folder, record)
+    except FileNotFoundError:  # taken away by one that was quicker, while this process slept
+        if not folder.is_dir():
+            raise
     finally:
         if not mine:
             shutil.rmtree(attempt, ignore_errors=True)

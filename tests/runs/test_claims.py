@@ -289,3 +289,21 @@ def test_a_claim_without_a_thread_to_beat_is_let_go(tmp_path, monkeypatch):
     assert owner(tmp_path)["released"]
     assert not list(tmp_path.glob("attempt-*"))
     take(tmp_path).release()
+
+
+def test_an_attempt_that_is_taken_away_before_it_is_claimed_is_made_anew(tmp_path, monkeypatch):
+    """This process slept; whoever was quicker has cleared what is not its own."""
+    write, tries = Path.write_text, []
+
+    def sleep_then_write(path, text, *arguments, **keywords):
+        if path.name == "beat":
+            tries.append(path)
+            if len(tries) == 1:
+                path.parent.rmdir()
+        return write(path, text, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "write_text", sleep_then_write)
+    claimed = take(tmp_path)
+    assert claimed.held()
+    assert [path.parent == claimed.attempt for path in tries] == [False, True]
+    claimed.release()
