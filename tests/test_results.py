@@ -105,6 +105,31 @@ def test_the_grid_of_teachers_and_temperatures():
             assert f"{100 * row.value:+.2f} [{low:.2f}, {high:.2f}]" in README, row
 
 
+def test_the_grid_on_mnist():
+    folder = ROOT / "results/mnist/distillation/mnist_distill-cpu-grid=full"
+    table, grid = (pd.read_csv(folder / f"{name}.csv") for name in ("distillation", "grid"))
+    right = table[(table.metric == "accuracy") & (table.split == "test")]
+    teachers = right[right.role == "teacher"].set_index("eps")
+    assert teachers.value.idxmax() == 0.1
+    assert f"{pm(teachers.loc[0.1], 2, 100).replace('±', '+-')} % right" in README
+    students = right[(right.role == "student") & (right.temperature == 16)].set_index("eps").value
+    told = ", ".join(f"{100 * students[eps]:.1f} after {eps:g}" for eps in (0.1, 0.3, 0.6))
+    assert f"at 16 to {100 * students[0]:.1f} % after eps 0, {told}" in README
+    claims = findings("mnist/distillation/mnist_distill-*").set_index("claim")
+    [at_one] = grid[(grid.eps == 0.1) & (grid.temperature == 1)].itertuples()
+    assert (
+        f"{100 * at_one.value:+.2f} points [{100 * at_one.low:.2f}, {100 * at_one.high:.2f}]"
+        in README
+    )
+    none = claims.loc["hard-teachers-help"]
+    assert f"{100 * none.value:+.2f} [{100 * none.low:.2f}, {100 * none.high:.2f}]" in README
+    less = claims.loc["smoothed-teachers-do-not-help"]
+    assert (
+        f"{-100 * less.value:.2f} points [{-100 * less.high:.2f}, {-100 * less.low:.2f}]" in README
+    )
+    assert {*claims.verdict} == {"inconclusive"}
+
+
 def test_the_toy_and_the_students_of_snapshots():
     toy = pd.read_csv(ROOT / "results/distillation/mnist_toy-cpu/toy.csv")
     for row in toy.itertuples():
