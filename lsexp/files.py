@@ -72,14 +72,17 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a folder: out of sight whole, so that no half of it is ever met.
+    """Delete a folder, or a link to one: out of sight whole, so that no half of it is ever met.
 
     Raises:
         OSError: it cannot be moved; what cannot be deleted then is left out of sight.
     """
     hidden = scratch(path)
     path.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    if hidden.is_symlink():
+        hidden.unlink()
+    else:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def clear(*folders: Path) -> None:

@@ -357,6 +357,29 @@ def test_a_link_is_removed_and_not_what_it_leads_to(run, tmp_path, capsys):
     assert run.name not in capsys.readouterr().out.splitlines()[-2]
 
 
+@pytest.mark.parametrize("name", ["publishing", "attempt-0123456789abcdef", "snapshots"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_no_files_are_moved_or_removed_through_a_link(run, tmp_path, name, finished):
+    other = tmp_path / "elsewhere"
+    (other / "within").mkdir(parents=True)
+    for path in ("file", "metrics.json", "within/file"):
+        (other / path).write_text("of somebody")
+    if not finished:
+        (run / "metrics.json").unlink()
+    shutil.rmtree(run / name, ignore_errors=True)
+    (run / name).symlink_to(other)
+    plan = tiny_plan(run.parent)
+    assert plan.folder.path == run
+    with contextlib.suppress(UserError, OSError):
+        execute(plan)
+    assert main(["runs", f"runs_dir={run.parent}"]) == 0
+    assert main(["runs", "repair", "--yes", f"runs_dir={run.parent}"]) == 0
+    for path in ("file", "metrics.json", "within/file"):
+        assert (other / path).read_text() == "of somebody"
+    if name != "snapshots":  # who has little room may keep these elsewhere
+        assert sorted(path.name for path in run.iterdir() if path.is_symlink()) == []
+
+
 @pytest.mark.parametrize("taught", ["../../elsewhere", "/", "..", "\0", "a\nb", 3, None])
 def test_the_teacher_of_a_student_is_only_looked_up(run, tmp_path, capsys, taught):
     """Its name stands in a file that may be of somebody else."""
@@ -452,8 +475,8 @@ def test_names_of_classes_and_files_are_shown_and_nothing_else(tmp_path, monkeyp
 
 BANNED = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {"eval", "exec", "os.system", "os.popen", "yaml.unsafe_load", "yaml.full_load"}
-STARTS = {"launch/results.py": ["import subprocess"]}
-"""Where another program is started: git, for the commit."""
+STARTS = {name: ["import subprocess"] for name in ("launch/results.py", "launch/slurm.py")}
+"""Where another program is started: git, for the commit, and Slurm's."""
 
 
 def dangers(source):

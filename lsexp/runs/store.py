@@ -41,6 +41,8 @@ from lsexp.runs.identity import Science, digest
 from lsexp.text import user_path
 
 PUBLISHING = "publishing"
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+"""To open one whose files are moved: never through a link, which may lead anywhere."""
 UNREADABLE = (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading YAML or JSON that somebody else wrote may end in."""
 
@@ -204,11 +206,15 @@ class RunFolder:
         opened folder, so a process that slept meanwhile cannot move those of a later one.
         """
         try:
-            top = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            top = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)  # which may be a link
         except OSError:
             return
         try:
-            if (self.path / PUBLISHING).exists():
+            publishing = self.path / PUBLISHING
+            if publishing.is_symlink() or publishing.is_file():  # none of ours: nothing is in it
+                with contextlib.suppress(OSError):
+                    publishing.unlink()
+            elif publishing.exists():
                 with contextlib.suppress(FileNotFoundError):
                     self._move_up(top)
         finally:
@@ -222,7 +228,7 @@ class RunFolder:
             files.clear(self.path, self.path / "measured", self.path / "snapshots")
 
     def _move_up(self, top: int) -> None:
-        source = os.open(self.path / PUBLISHING, os.O_RDONLY | os.O_DIRECTORY)
+        source = os.open(PUBLISHING, FOLDER, dir_fd=top)
         try:
             # Whoever published before us has put metrics.json in place, for good.
             if not (self.path / "metrics.json").exists():
@@ -266,9 +272,9 @@ def _move(name: str, source: int, target: int) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            folders = [os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=source)]
+            folders = [os.open(name, FOLDER, dir_fd=source)]
             try:
-                folders.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=target))
+                folders.append(os.open(name, FOLDER, dir_fd=target))
                 for file in os.listdir(folders[0]):  # noqa: PTH208
                     _move(file, *folders)
                 os.fsync(folders[1])
