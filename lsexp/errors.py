@@ -12,8 +12,9 @@ NOT_OURS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN, errno.EREMOTEIO),
+    *(errno.EISDIR, errno.ENOTDIR),
 )
-"""What a machine or its network refuses, which is no bug."""
+"""What a machine, its network or what stands in a place refuses, which is no bug."""
 NO_MEMORY = (
     *("out of memory", "can't allocate memory", "Cannot allocate memory"),
     "can't start new thread",

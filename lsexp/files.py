@@ -7,6 +7,7 @@ tells whose it is, so that what a process that is gone has left can be cleared a
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -47,6 +48,18 @@ def is_left(name: str) -> bool | None:
     return processes.is_gone(Process(here, int(match[2]), match[3]))
 
 
+def text_of(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        OSError: there is none, or something else, such as a pipe, which would be waited for.
+        ValueError: it is no UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise IsADirectoryError(errno.EISDIR, "is no file", str(path))
+    return path.read_text()
+
+
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all. Fails where its folder is gone."""
     hidden = scratch(path)
@@ -72,17 +85,18 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a folder, or a link to one: out of sight whole, so that no half of it is ever met.
+    """Delete a folder, or what stands in its place: out of sight whole, so that no half of it is
+    ever met.
 
     Raises:
         OSError: it cannot be moved; what cannot be deleted then is left out of sight.
     """
     hidden = scratch(path)
     path.rename(hidden)
-    if hidden.is_symlink():
-        hidden.unlink()
-    else:
+    if hidden.is_dir() and not hidden.is_symlink():
         shutil.rmtree(hidden, ignore_errors=True)
+    else:
+        hidden.unlink()
 
 
 def clear(*folders: Path) -> None:

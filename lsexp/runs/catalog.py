@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lsexp.errors import UserError, unknown
+from lsexp.files import text_of
 from lsexp.runs import claims
 from lsexp.runs.store import (
     PUBLISHING,
@@ -221,7 +222,7 @@ def _size(path: Path) -> int:
 def _json(path: Path) -> dict[str, Any]:
     """Of a file that may be absent; ValueError where it holds anything but an object."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(text_of(path))
     except FileNotFoundError:
         return {}
     except RecursionError as error:
@@ -240,7 +241,7 @@ def _config(path: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """The config and its RESULT_VERSION, from metrics.json if possible: parsing YAML is slow."""
     if metrics:
         return flatten(metrics["config"]), metrics["identity"]["result_version"]
-    text = (path / "config.yaml").read_text()
+    text = text_of(path / "config.yaml")
     whole = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     version = whole.pop("identity")["result_version"]
     return flatten({**whole.pop("chosen"), **whole}), version

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from lsexp import processes
-from lsexp.files import replace_file, scratch
+from lsexp.files import replace_file, scratch, text_of
 from lsexp.processes import Process
 
 BEAT_SECONDS = 1.0
@@ -43,12 +44,14 @@ def attempt_folder(folder: Path, nonce: str) -> Path:
 def owner(folder: Path) -> Record | None:
     """The claim at the end of the chain, None where nobody has claimed the run."""
     record = _read(folder / "claim.json")
-    while record is not None:
+    seen: set[str] = set()
+    while record is not None and record["nonce"] not in seen:
+        seen.add(record["nonce"])
         successor = _read(folder / f"claim-after-{record['nonce']}.json")
         if successor is None:
             return record
         record = successor
-    return None
+    return record
 
 
 class Watch:
@@ -65,8 +68,8 @@ class Watch:
         if record.get("released") or is_gone(record):
             return True
         try:
-            beat = (attempt_folder(self.folder, record["nonce"]) / "beat").read_text()
-        except OSError:
+            beat = text_of(attempt_folder(self.folder, record["nonce"]) / "beat")
+        except (OSError, ValueError):
             beat = ""
         if self._seen != (record["nonce"], beat):
             self._seen, self._since = (record["nonce"], beat), time.monotonic()
@@ -253,12 +256,12 @@ def _show(folder: Path, record: Record) -> None:
 def _read(path: Path) -> Record | None:
     """None where there is no such claim; a damaged one can be succeeded like any other."""
     try:
-        record = json.loads(path.read_text())
-        if isinstance(record["nonce"], str):
+        record = json.loads(text_of(path))
+        if re.fullmatch(r"[\w-]{1,64}", record["nonce"], re.ASCII):  # it is in names of files
             return record
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (IsADirectoryError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return {"nonce": f"damaged-{path.stem}"}
 

@@ -34,7 +34,7 @@ import yaml
 from lsexp import files
 from lsexp.config import TrainConfig
 from lsexp.errors import UserError
-from lsexp.files import replace_file, sha256_of
+from lsexp.files import replace_file, sha256_of, text_of
 from lsexp.runs import claims
 from lsexp.runs.claims import Claim
 from lsexp.runs.identity import Science, digest
@@ -248,18 +248,18 @@ class RunFolder:
         """The science fields in config.yaml; None where that is absent, cannot be read, or is not
         of the run that the folder is named after."""
         try:
-            found = dict(yaml.safe_load((self.path / "config.yaml").read_text())["identity"])
+            found = dict(yaml.safe_load(text_of(self.path / "config.yaml"))["identity"])
             return found if self.path.name.endswith(digest(found)) else None
-        except (FileNotFoundError, *UNREADABLE):
+        except (FileNotFoundError, IsADirectoryError, *UNREADABLE):
             return None
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads((self.path / name).read_text())
+            found = json.loads(text_of(self.path / name))
             if not isinstance(found, dict) or not found:
                 raise ValueError("no JSON object")
             return found
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, IsADirectoryError) as error:
             raise Damaged(self.path / name, "damaged", self.path.name) from error
 
 

@@ -307,3 +307,37 @@ def test_an_attempt_that_is_taken_away_before_it_is_claimed_is_made_anew(tmp_pat
     assert claimed.held()
     assert [path.parent == claimed.attempt for path in tries] == [False, True]
     claimed.release()
+
+
+@pytest.mark.parametrize(
+    "nonce", ["a/b", "../../x", "a\0b", "a" * 300, "\ud800", "", "A\n", 3, None, ["a"]]
+)
+def test_a_claim_whose_nonce_could_be_no_name_is_damaged(tmp_path, nonce):
+    (tmp_path / "claim.json").write_text(json.dumps({"nonce": nonce, "machine": "elsewhere"}))
+    assert owner(tmp_path) == {"nonce": "damaged-claim"}
+
+
+def test_claims_that_go_round_in_a_ring_have_an_owner(tmp_path):
+    for name, nonce in (("claim", "a"), ("claim-after-a", "b"), ("claim-after-b", "a")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"nonce": nonce}))
+    assert owner(tmp_path)["nonce"] == "a"
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "deep"])
+def test_what_is_no_claim_is_taken_over(tmp_path, what):
+    path = tmp_path / "claim.json"
+    if what == "folder":
+        path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text("[" * 100_000)
+    assert owner(tmp_path) == {"nonce": "damaged-claim"}
+
+
+def test_a_beat_that_is_no_text_stands_still(tmp_path):
+    record = foreign(tmp_path)
+    beat = tmp_path / f"attempt-{record['nonce']}" / "beat"
+    beat.write_bytes(b"\xff\xfe")
+    watch = Watch(tmp_path, 0.0)
+    assert watch.idle(record)
