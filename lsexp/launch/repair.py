@@ -18,7 +18,7 @@ import yaml
 
 from lsexp.config import revived
 from lsexp.errors import UserError
-from lsexp.files import replace_file, sha256_of
+from lsexp.files import remove, replace_file, sha256_of
 from lsexp.launch import local
 from lsexp.launch.plan import Plan, plan
 from lsexp.runs import command
@@ -174,7 +174,7 @@ def mend(damage: Damage, typed: list[str]) -> None:
     again = _planned(path, typed) if damage.results or damage.snapshots else None
     snapshots = _snapshots(path, again) if again else 0
     for name in (*damage.measured, *damage.others, *damage.snapshots):
-        (path / name).unlink(missing_ok=True)
+        _away(path / name)
     if again is None:
         return
     before = None
@@ -186,13 +186,15 @@ def mend(damage: Damage, typed: list[str]) -> None:
             before = sha256_of(weights)
         # First, so that one of the two tells at any time what the run is.
         text = config_text(again.config, again.identity, again.chosen)
+        if (path / "config.yaml").is_dir():
+            _away(path / "config.yaml")
         replace_file(path / "config.yaml", text)
         if not inspect(read_run(path)).results and not damage.snapshots:
             return
         for events in path.glob("events.out.tfevents.*"):
             events.unlink(missing_ok=True)
         # The others stay until they are replaced: by them a repair that was killed is known.
-        (path / "metrics.json").unlink(missing_ok=True)
+        _away(path / "metrics.json")
     artifacts = replace(again.config.artifacts, snapshots=snapshots)
     again = replace(again, config=replace(again.config, artifacts=artifacts))
     now = local.execute(again)["checksums"]["model.safetensors"]
@@ -201,6 +203,14 @@ def mend(damage: Damage, typed: list[str]) -> None:
             f"{path}: ended in other weights than before; students of it are stale now: `lsexp "
             f"runs status=stale` lists them"
         )
+
+
+def _away(path: Path) -> None:
+    """Remove a file, or what stands in its place."""
+    if path.is_dir() and not path.is_symlink():
+        remove(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _planned(path: Path, typed: list[str]) -> Plan:

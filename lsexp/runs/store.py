@@ -270,6 +270,13 @@ def _move(name: str, source: int, target: int) -> None:
         try:
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
         except OSError as error:
+            if error.errno in (errno.EISDIR, errno.ENOTDIR):  # something else stands there
+                if error.errno == errno.EISDIR:
+                    shutil.rmtree(name, ignore_errors=True, dir_fd=target)
+                else:
+                    os.unlink(name, dir_fd=target)
+                os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+                return
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             folders = [os.open(name, FOLDER, dir_fd=source)]

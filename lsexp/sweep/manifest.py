@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lsexp import studies
-from lsexp.files import clear, replace_file, seal
+from lsexp.files import clear, remove, replace_file, seal, text_of
 from lsexp.runs.store import UNREADABLE
 from lsexp.text import say
 
@@ -75,6 +75,8 @@ class Manifest:
         path = self.path(runs_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
         clear(path.parent)
+        if path.is_dir():
+            remove(path)
         whole = asdict(self) | {"time": time.time()}
         del whole["of"]
         replace_file(path, json.dumps({**whole, "seal": seal(whole)}, indent=1))
@@ -116,7 +118,7 @@ def _manifests(study: str, runs_dir: Path) -> list[tuple[float, Manifest]]:
     found = []
     for path in (runs_dir / ".sweeps").glob(f"{study}-*.json"):
         try:
-            stored = json.loads(path.read_text())
+            stored = json.loads(text_of(path))
             if stored.pop("seal") != seal(stored):
                 raise ValueError("changed since it was written")
             when = float(stored.pop("time"))

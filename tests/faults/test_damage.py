@@ -4,6 +4,7 @@ traceback, never another number."""
 import contextlib
 import csv
 import json
+import os
 import random
 import shutil
 
@@ -29,14 +30,19 @@ FILES = (
     "snapshots",
     "measured",
 )
-HOW = ("missing", "empty", "cut", "flipped")
+HOW = ("missing", "empty", "cut", "flipped", "folder", "pipe")
 READERS = (["runs"], ["runs", "show", "NAME"], PLOT, ["plot", "curves"])
 
 
 def damage(path, how, rng):
     content = bytearray(path.read_bytes())
-    if how == "missing":
+    if how in ("missing", "folder", "pipe"):
         path.unlink()
+        if how == "folder":
+            path.mkdir()
+            (path / "within").touch()
+        elif how == "pipe":
+            os.mkfifo(path)
         return
     if how == "flipped":
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
@@ -74,10 +80,10 @@ def harmless(path, was):
     return unpacked(path, label) is not None
 
 
-CASES = [(file, HOW[(k + j) % 4]) for k, file in enumerate(FILES) for j in range(min(TIMES, 4))]
+CASES = [(file, HOW[(k + j) % 6]) for k, file in enumerate(FILES) for j in range(min(TIMES, 6))]
 
 
-@pytest.mark.parametrize("case", range((TIMES + 3) // 4))
+@pytest.mark.parametrize("case", range((TIMES + 5) // 6))
 @pytest.mark.parametrize(("file", "how"), CASES)
 def test_damage(whole, tmp_path, monkeypatch, capsys, happened, file, how, case):
     rng = random.Random(f"{file} {how} {case}")
@@ -92,7 +98,7 @@ def test_damage(whole, tmp_path, monkeypatch, capsys, happened, file, how, case)
     name = str(path.relative_to(run))
     damage(path, how, rng)
     happened(f"{file}: {how}")
-    fine = path.exists() and harmless(path, before / name)
+    fine = path.is_file() and harmless(path, before / name)
 
     for words in READERS:
         code = main([run.name if word == "NAME" else word for word in words])
