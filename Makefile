@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults lint venv clean results results-digits
+.PHONY: demo test faults slurm-test lint venv clean results results-digits
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -24,6 +24,12 @@ N ?= 12
 faults: .venv/.installed-dev
 	LSEXP_FAULTS=$(N) $(BIN)/pytest -n 2 --no-loadscope-reorder --durations=0 --durations-min=60 \
 	  tests/faults tests/test_words.py tests/test_numerics.py
+
+# Sweeps as jobs of a real Slurm on this machine: some 8 minutes, most of them waiting.
+slurm-test: .venv/.installed-dev
+	@command -v slurmctld >/dev/null || apt-get install -y --no-install-recommends \
+	  slurmctld slurmd slurm-client munge
+	LSEXP_SLURM=1 $(BIN)/pytest tests/launch/test_slurm.py
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

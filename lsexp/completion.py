@@ -89,8 +89,8 @@ def _runs(words: list[str], current: str) -> list[str]:
         if current.startswith("status="):
             return [f"status={status}" for status in STATUSES]
         return _settings(current)
-    verbs = [] if words else ["show", "rm"]
-    flags = ["--yes"] if words[:1] == ["rm"] else ["--json"]
+    verbs = [] if words else ["show", "rm", "repair"]
+    flags = {"rm": ["--yes"], "repair": ["--yes", "--dry-run"]}.get("".join(words[:1]), ["--json"])
     return [*verbs, *flags, "--help", "status=", *_settings(current), *_names()]
 
 
@@ -106,12 +106,15 @@ def _sweep(words: list[str], current: str) -> list[str]:
     if partner != "." and current.startswith(partner):
         found = _settings(current.removeprefix(partner))
         return [f"{partner}{word}" for word in found if word[:-1] not in module.OWNED]
+    if current.startswith("launcher="):
+        return [f"launcher={option}" for option in compose.options("launcher", None)]
     if "=" in current or current.startswith("-"):
         found = _values(current, walk(module.Config())) or _settings(current)
-        return found or ["--dry-run", "--cfg", "--config-dir", "--help"]
+        return found or ["--dry-run", "--detach", "--cfg", "--config-dir", "--help"]
     own = [f"{name}=" for name, _, _ in walk(module.Config())]
     settings = [key for key in _settings(current) if key[:-1] not in module.OWNED]
-    return [*own, "rows=", "workers=", "figure.format=", "out_dir=", *settings]
+    hands = [f"{name}=" for name in compose.sweep_keys()]
+    return [*own, "rows=", *hands, "figure.format=", "out_dir=", *settings]
 
 
 def _plot(words: list[str], current: str) -> list[str]:

@@ -17,10 +17,12 @@ from typing import Any
 
 from lsexp import studies
 from lsexp.config import (
+    LAUNCHERS,
     LOSSES,
     MODELS,
     TABLES,
     CustomConfig,
+    SlurmConfig,
     SweepConfig,
     TrainConfig,
     allowed,
@@ -30,6 +32,8 @@ from lsexp.errors import UserError, unknown
 from lsexp.text import user_path
 
 GROUPS = ("recipe", "budget", "data", "model", "loss")
+SWEEP_GROUPS = ("launcher",)
+"""Those of a sweep alone."""
 HELP = "lsexp train --help"
 FLAGS = ("--help", "--dry-run", "--multirun", "--cfg", "--resolve", "--config-dir")
 PATHS = ("data.path", "data.url", "data_dir", "runs_dir", "loss.teacher")
@@ -205,6 +209,7 @@ def sweep_help(study: str) -> str:
         "Of the sweep:",
         "  rows=RECIPE,RECIPE                  instead of recipe=: a row of the figure for each",
         *(_key_line(*found) for found in walk(SweepConfig()) if found[0] in ("workers", "members")),
+        "  launcher=local                      on this machine; slurm: as jobs of a cluster",
         *(
             [f"  {f'{module.PARTNER}.KEY=VALUE':<34}  of the {module.PARTNER}s' training alone"]
             if hasattr(module, "partner")
@@ -212,6 +217,10 @@ def sweep_help(study: str) -> str:
         ),
         "  figure.format=png                   png, pdf, svg; several with commas",
         "  out_dir=FOLDER                      or LSEXP_OUT_DIR (default: out)",
+        "",
+        "Of launcher=slurm:",
+        *(_key_line(*found) for found in walk(SlurmConfig(), "launcher.")),
+        "  --detach                            do not wait for the jobs: the same command looks",
         "",
         f"Any key of `lsexp train` applies to every run{_but(module)}; `lsexp train --help` lists",
         "them.",
@@ -287,7 +296,13 @@ def known_keys() -> list[str]:
 
 def _known(study_keys: Iterable[str] | None = None) -> list[str]:
     """Those of `lsexp train`, or of a sweep with these keys of its study."""
-    return [*known_keys(), *(() if study_keys is None else (*study_keys, "workers", "members"))]
+    return [*known_keys(), *(() if study_keys is None else (*study_keys, *sweep_keys()))]
+
+
+def sweep_keys() -> list[str]:
+    """Keys and groups that a sweep has beside those of `lsexp train` and of its study."""
+    slurm = [name for name, _, _ in walk(SlurmConfig(), "launcher.")]
+    return ["workers", "members", *SWEEP_GROUPS, *slurm]
 
 
 def options(group: str, config_dir: str | None) -> list[str]:
@@ -377,7 +392,7 @@ def _check_override(word: str, config_dir: str | None, known: list[str], help_co
             raise UserError(f"{word}: {sign} {meaning}")
     if name not in PATHS and sum(map(value.count, "[{(")) > MOST_BRACKETS:
         raise UserError(f"{name}: has more than {MOST_BRACKETS} brackets")
-    if name in GROUPS:
+    if name in GROUPS or (name in SWEEP_GROUPS and name in known):
         known = options(name, config_dir)
         for one in value.split(","):
             if one not in known:
@@ -391,6 +406,8 @@ def _check_override(word: str, config_dir: str | None, known: list[str], help_co
         within = next((key for key in known if key.startswith(f"{name}.")), None)
         if within is not None:
             raise UserError(f"{word}: is a section; set its keys, e.g. {within}=; `{help_command}`")
+        if name in sweep_keys():
+            raise UserError(f"{word}: goes with lsexp sweep and lsexp reproduce")
         raise unknown(word, "key", known, help_command)
     if name in _flag_keys():
         _check_flag(name, value, help_command)
@@ -441,6 +458,8 @@ def _hydra(
         store.store(name=f"model_{name}_schema", node=schema)
     for name, loss in LOSSES.items():
         store.store(name=f"loss_{name}_schema", node=loss)
+    for name, launcher in LAUNCHERS.items():
+        store.store(name=f"launcher_{name}_schema", node=launcher)
 
     collected: list[tuple[Any, Any]] = []
 
@@ -497,7 +516,7 @@ def _reworded(error: Exception) -> UserError:
     lines = [line for line in lines if not line.startswith(dropped)]
     if lines and lines[0].startswith("Ambiguous value for argument"):
         word = lines[0].split("'")[1].removeprefix("++")
-        if _in_table(word.partition("=")[0]) or word.partition("=")[0] in GROUPS:
+        if _in_table(word.partition("=")[0]) or word.partition("=")[0] in GROUPS + SWEEP_GROUPS:
             return UserError(f"{word}: several values; -m trains one run for each")
         return UserError(
             f"{word}: several values; -m trains one run for each, brackets make a list: "
@@ -519,6 +538,8 @@ def _reworded(error: Exception) -> UserError:
     if lacking:  # of another kind of network, mostly
         where = re.match(r"(In 'recipe/[^']*')|Could not override '([^']*)'", message)
         what = next((text for text in where.groups() if text), "") if where else ""
+        if lacking[2] == "Launcher":
+            return UserError(f"{what or lacking[1]}: goes with launcher=slurm")
         if lacking[2] == "Loss":
             return UserError(
                 f"{what or lacking[1]}: goes with loss=distillation; `{HELP}` lists the keys of "

@@ -21,7 +21,7 @@ from lsexp.text import user_path
 MISSING = "???"
 """OmegaConf's word for a value that must be given; importing it would cost every --help 50 ms."""
 
-TABLES = ("optim.lr_scale", "model.args")
+TABLES = ("optim.lr_scale", "model.args", "launcher.sbatch")
 """Keys that hold names of the user's choosing."""
 
 
@@ -393,12 +393,69 @@ class TrainConfig:
 
 
 @dataclass
+class LauncherConfig:
+    """Where a sweep is trained; this one: on this machine."""
+
+
+@dataclass
+class SlurmConfig(LauncherConfig):
+    """As an array of jobs of a Slurm cluster."""
+
+    runs_per_job: int = key(
+        8, "a job for so many runs; who is done takes over from others", at_least=1, at_most=10_000
+    )
+    jobs_at_once: int | None = key(
+        None, "jobs that may run at the same time; null: all", at_least=1, at_most=10_000
+    )
+    gpus_per_node: int = key(0, "GPUs of a job, which trains on one; 0: on CPUs", at_most=1)
+    cpus_per_task: int | None = key(
+        None,
+        "cores of a job; null: one for each thread of its runs, 4 beside a GPU",
+        at_least=1,
+        at_most=1024,
+    )
+    mem_gb: float | None = key(
+        None, "GB of memory of a job; null: what the cluster gives", more_than=0, at_most=1e5
+    )
+    timeout_min: int = key(
+        240, "minutes; then a job is put back and goes on later", at_least=1, at_most=10**6
+    )
+    signal_delay_s: int = key(
+        120,
+        "seconds before that limit at which its runs make a checkpoint",
+        at_least=10,
+        at_most=3600,
+    )
+    requeues: int = key(
+        100, "times that a job is put back at its limit", at_least=0, at_most=10_000
+    )
+    partition: str | None = key(None, "of the cluster; null: its default")
+    account: str | None = key(None, "who pays; null: the user's default")
+    qos: str | None = key(None, "quality of service; null: the default")
+    constraint: str | None = key(None, "features that a node must have")
+    setup: list[str] = key([], "shell commands before a job begins, e.g. ['module load cuda']")
+    sbatch: dict[str, Any] = key({}, "any other options of sbatch, e.g. {reservation: mine}")
+    images_per_second: float | None = key(
+        None,
+        "images a second that a job trains on, all its runs together, for the estimate; null: on "
+        "CPUs as measured here",
+        more_than=0,
+        at_most=1e12,
+    )
+
+
+LAUNCHERS: dict[str, type[LauncherConfig]] = {"local": LauncherConfig, "slurm": SlurmConfig}
+"""Kinds of launchers; the files in configs/launcher choose among them."""
+
+
+@dataclass
 class SweepConfig(TrainConfig):
     """Everything `lsexp sweep` takes beside the keys of a study."""
 
     workers: int | None = key(
         None,
-        "processes that train; null: as many as there are cores for their threads, one on a GPU",
+        "processes that train; null: as many as there are cores for their threads, one on a GPU; "
+        "with launcher=slurm those of a job",
         at_least=1,
         at_most=1024,
         aside=True,
@@ -411,6 +468,7 @@ class SweepConfig(TrainConfig):
         at_most=32,
         aside=True,
     )
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
     study: Any = field(default=MISSING, metadata={"aside": True})
 
 

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from lsexp import compose, studies
-from lsexp.config import DistillationConfig, LossConfig, SweepConfig, walk
+from lsexp.config import DistillationConfig, LossConfig
 from lsexp.errors import UserError, unknown
 from lsexp.report.command import folder_of, write
 from lsexp.studies._teaching import STUDENTS
@@ -46,8 +46,9 @@ def run(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in words):
         print(HELP, end="")
         return 0
-    dry_run = "--dry-run" in words
-    output, typed = Output.split([word for word in words if word != "--dry-run"])
+    dry_run, detach = "--dry-run" in words, "--detach" in words
+    flags = ("--dry-run", "--detach")
+    output, typed = Output.split([word for word in words if word not in flags])
     chosen, typed = _names(typed)
     names = chosen or studies.ordered()
     _check(typed, names)
@@ -74,7 +75,7 @@ def run(words: list[str]) -> int:
     def report(found: Sequence[Found]) -> None:
         print(*write(found, folder_of(output.folder, [*chosen, *recipes]), command), sep="\n")
 
-    return carry_out("reproduce", words, jobs, output, dry_run=dry_run, after=report)
+    return carry_out("reproduce", words, jobs, output, dry_run=dry_run, detach=detach, after=report)
 
 
 def _names(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -98,7 +99,8 @@ def _keys_of(name: str) -> set[str]:
 def _check(words: Sequence[str], names: Sequence[str]) -> None:
     """Refuse what none of these studies has, and what goes with one alone."""
     own = set().union(*(_keys_of(name) for name in names))
-    known = sorted({*own, *(name for name, _, _ in walk(SweepConfig())), *compose.known_keys()})
+    known = sorted({*own, *compose.known_keys(), *compose.sweep_keys()})
+    sections = (*compose.GROUPS, *compose.SWEEP_GROUPS, "optim")
     kinds = {getattr(studies.study(name, ""), "PARTNER", None) for name in names}
     for word in words:
         name, equals, _ = word.partition("=")
@@ -116,10 +118,10 @@ def _check(words: Sequence[str], names: Sequence[str]) -> None:
         elif (
             dot
             and (close := difflib.get_close_matches(group, studies.names(), n=1))
-            and (name not in known and group not in (*compose.GROUPS, "optim"))
+            and (name not in known and group not in sections)
         ):
             raise UserError(f"{word}: no such study; did you mean {close[0]}.?")
-        elif name not in known and group not in (*compose.GROUPS, "optim"):
+        elif name not in known and group not in sections:
             raise unknown(word, "key", known, "lsexp reproduce --help")
 
 

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from lsexp import compose, studies
 from lsexp.cli import NOT_OURS, main
-from lsexp.config import LOSSES, MODELS, MLPConfig, SweepConfig, TrainConfig, check, walk
+from lsexp.config import (
+    LOSSES,
+    MODELS,
+    MLPConfig,
+    SlurmConfig,
+    SweepConfig,
+    TrainConfig,
+    check,
+    walk,
+)
 from lsexp.errors import UserError
 from lsexp.launch.plan import plan
 from lsexp.sweep.asked import ask
@@ -293,6 +302,16 @@ def test_every_key_of_a_study_takes_a_bad_value_or_refuses_it_by_name(turn):
         found = sweep_is_planned_or_refused(study, words, name)
         item = next(i for i in fields(studies.study(study, "").Config) if i.name == name)
         assert all(in_range(item, getattr(row.config.study, name)) for row in found or [])
+
+
+@pytest.mark.parametrize("turn", range(TRIED))
+def test_every_key_of_a_launcher_takes_a_bad_value_or_refuses_it_by_name(turn):
+    for number, item in enumerate(fields(SlurmConfig)):
+        value = VALUES[(7 * number + turn) % len(VALUES)]
+        words = [*QUICK, "launcher=slurm", f"launcher.{item.name}={value}"]
+        found = sweep_is_planned_or_refused("eps", words, f"launcher.{item.name}")
+        for row in found or []:
+            assert in_range(item, getattr(row.config.launcher, item.name))
 
 
 @tries(5)

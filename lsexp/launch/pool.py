@@ -146,12 +146,18 @@ class Pool:
                 worker.process.join()
 
     def train(
-        self, tasks: Sequence[Task], screen: Screen, *, members: int = 1
+        self,
+        tasks: Sequence[Task],
+        screen: Screen,
+        *,
+        members: int = 1,
+        signals: list[str] | None = None,
     ) -> tuple[list[Outcome | None], str]:
         """Train all tasks.
 
         Args:
             members: runs that a worker trains at once; above 1 only on a GPU.
+            signals: names of those that stop it, as they come; None: those of this process.
 
         Returns:
             The outcome of each (None: not ended), and why the work stopped before its end: the
@@ -163,7 +169,8 @@ class Pool:
         elsewhere: deque[int] = deque()  # trained by other processes when last looked at
         seen_elsewhere: set[int] = set()
         again = 0.0
-        with _signals() as signals:
+        caught = caught_signals() if signals is None else contextlib.nullcontext(signals)
+        with caught as signals:
             asked = killed = False
             while True:
                 busy = [worker for worker in self._workers if worker.tasks]
@@ -308,8 +315,8 @@ def _give_up(
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[str]]:
-    """Collect SIGINT, SIGTERM and SIGHUP, to stop the workers at a good moment."""
+def caught_signals() -> Iterator[list[str]]:
+    """Collect SIGINT, SIGTERM and SIGHUP, to stop at a good moment."""
     caught: list[str] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
@@ -370,7 +377,7 @@ class _Lines:
 
 def _work(connection: Connection, parent: int) -> None:
     """Train what comes through `connection` until it closes."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):  # the last: of Slurm
         signal.signal(number, signal.SIG_IGN)  # the parent decides for all
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # a queue for each member's stream

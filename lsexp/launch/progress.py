@@ -159,4 +159,4 @@ class SweepView:
             self._live.update(Text("\n  ".join([head, *running])))
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            say(f"{head}; {'; '.join(running)}")
+            say("; ".join([head, *running]))

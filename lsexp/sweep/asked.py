@@ -10,6 +10,7 @@ from lsexp import compose, studies
 from lsexp.config import (
     DistillationConfig,
     LossConfig,
+    SlurmConfig,
     SweepConfig,
     TrainConfig,
     check,
@@ -44,6 +45,15 @@ class Asked:
         from lsexp.launch.plan import Planner
         from lsexp.launch.teaching import Teaching
 
+        launcher = self.config.launcher
+
+        def here(config: TrainConfig) -> TrainConfig:
+            if not isinstance(launcher, SlurmConfig):
+                return config
+            from lsexp.launch.slurm import as_planned_here
+
+            return as_planned_here(config, launcher)
+
         own = Planner(self.chosen, command, remember=remember)
         partners = Planner(self.partner or self.chosen, command, remember=remember)
         teachers, students = (partners, own) if self.partner_teaches else (own, partners)
@@ -53,13 +63,13 @@ class Asked:
         for run in self.runs:
             if run.teacher is None:
                 planner = teachers if id(run) in teaching else students
-                found.append(Planned(run, planner(run.config), None))
+                found.append(Planned(run, planner(here(run.config)), None))
             else:
                 after = places[id(run.teacher)]
                 taught = Teaching.planned(found[after].plan)
                 assert isinstance(run.config.loss, DistillationConfig)
                 loss = replace(run.config.loss, teacher=taught.path.name)
-                plan = students(replace(run.config, loss=loss), taught)
+                plan = students(replace(here(run.config), loss=loss), taught)
                 found.append(Planned(run, plan, after))
         return found
 
@@ -170,8 +180,8 @@ def _partner(
         if name in typed or name == "recipe":
             continue
         everywhere = name in aside | {"budget", "precision", "loss.spread"} or group == "data"
-        hands = {"workers", "members"}
-        of_recipe = name in own_loss if group == "loss" else name not in study | hands
+        hands = {"workers", "members", "launcher"}
+        of_recipe = name in own_loss if group == "loss" else not {name, group} & (study | hands)
         if everywhere or (alike and of_recipe):
             shared.append(word)
     words = [*shared, *theirs]

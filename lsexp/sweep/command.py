@@ -9,13 +9,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lsexp import compose, studies
+from lsexp.config import SlurmConfig
 from lsexp.errors import UserError
 from lsexp.runs.store import runs_folder
 from lsexp.studies import Result
 from lsexp.sweep.asked import Asked, ask
 from lsexp.sweep.manifest import Manifest, newest_manifest, newest_with_runs
 from lsexp.sweep.show import Output, show, tell, view_of
-from lsexp.sweep.work import Planned, hands_for, joined, left_of, train
+from lsexp.sweep.work import Hands, Planned, hands_for, joined, left_of, train
 from lsexp.text import plural, say, user_path
 
 HELP = """\
@@ -42,13 +43,14 @@ def run_sweep(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in words[1:]):
         print(compose.sweep_help(study), end="")
         return 0
-    dry_run = "--dry-run" in words
-    typed = [word for word in words[1:] if word != "--dry-run"]
+    dry_run, detach = "--dry-run" in words, "--detach" in words
+    typed = [word for word in words[1:] if word not in ("--dry-run", "--detach")]
     output, typed = Output.split(typed)
     asked = ask(study, module, typed)
     if not asked:
         return 0
-    return carry_out("sweep", words, [Job(study, module, typed, asked)], output, dry_run=dry_run)
+    job = Job(study, module, typed, asked)
+    return carry_out("sweep", words, [job], output, dry_run=dry_run, detach=detach)
 
 
 Found = tuple[str, Manifest, list[Result] | UserError]
@@ -71,7 +73,8 @@ class Job:
     named: bool = True
 
     def manifest(self, rows: Sequence[Sequence[Planned]]) -> Manifest:
-        kept = [word for word in self.words if not word.startswith("retry_failed=")]
+        aside = ("retry_failed=", "launcher=", "launcher.")
+        kept = [word for word in self.words if not word.startswith(aside)]
         parts = [row.part(planned) for row, planned in zip(self.asked, rows, strict=True)]
         return Manifest(self.study, kept, parts)
 
@@ -92,25 +95,35 @@ def carry_out(
     output: Output,
     *,
     dry_run: bool,
+    detach: bool = False,
     after: Callable[[Sequence[Found]], None] = lambda _found: None,
 ) -> int:
     """Train what studies lack, then their tables and figures.
 
     Args:
         verb, words: the command that was typed.
+        detach: with launcher=slurm, do not wait for the jobs.
         after: called in the end with what was found.
     """
     from lsexp.launch.plan import place_of_runs
     from lsexp.launch.pool import Pool
+    from lsexp.launch.slurm import DETACHED, Cluster, Jobs, jobs_for, name_of
 
     command = ["lsexp", verb, *words]
     first = jobs[0].asked[0]
     base, count = first.base, sum(len(row.runs) for job in jobs for row in job.asked)
     runs_dir = place_of_runs(base.runs_dir)
-    hands = hands_for(first.config, base, count)
+    launcher = first.config.launcher
+    hands: Hands | Jobs
+    if isinstance(launcher, SlurmConfig):
+        hands = jobs_for(launcher, base, first.config.workers, first.config.members)
+    elif detach:
+        raise UserError("--detach: goes with launcher=slurm")
+    else:
+        hands = hands_for(first.config, base, count)
     with contextlib.ExitStack() as stack:
-        pool = None
-        if not dry_run and not all(job.seems_done() for job in jobs):
+        pool: Any = None
+        if not (dry_run or isinstance(hands, Jobs) or all(job.seems_done() for job in jobs)):
             pool = stack.enter_context(Pool(hands.workers, hands.threads))  # imports while we plan
         rows = [[row.planned(command, remember=not dry_run) for row in job.asked] for job in jobs]
         jobs, rows = _drawable(jobs, rows)
@@ -125,9 +138,15 @@ def carry_out(
             manifest.write(runs_dir)
         errors, stopped = left.errors, ""
         if left.todo:
+            if isinstance(hands, Jobs):
+                todo, name = [one.plan for one, _ in left.todo], name_of([p.plan for p in whole])
+                pool = Cluster(hands, todo, name, base, detach=detach)
             pool = pool or stack.enter_context(Pool(hands.workers, hands.threads))
             failed, stopped = train(pool, left.todo, command, hands)
             errors += failed
+        if stopped == DETACHED:
+            say("the same command, without --detach, watches them and draws what they have made")
+            return 0
     for line in errors:
         say(f"lsexp: {line}")
     if stopped:

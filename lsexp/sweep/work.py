@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lsexp import studies
 from lsexp.config import FOREIGN, LossConfig, SweepConfig, TrainConfig
 from lsexp.errors import UserError
 from lsexp.text import duration, plural
+
+if TYPE_CHECKING:
+    from lsexp.launch.slurm import Jobs
 
 MEMBERS = 8
 """Runs at once on a GPU where its memory has room for more: by then they fill it."""
@@ -56,7 +59,7 @@ class Left:
     text: str
 
 
-def left_of(name: str, planned: Sequence[Planned], hands: Hands, *, retry: bool) -> Left:
+def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry: bool) -> Left:
     """What is left of runs that are each there once.
 
     Args:
@@ -65,7 +68,7 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands, *, retry: bool)
         retry: whether runs that failed before are trained again.
     """
     from lsexp.launch.local import clear_aside
-    from lsexp.launch.plan import describe_training, seconds_of_training, steps_done
+    from lsexp.launch.plan import describe_training, steps_done
     from lsexp.launch.teaching import can_teach
 
     todo: list[tuple[Planned, int | None]] = []
@@ -104,13 +107,14 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands, *, retry: bool)
     if anew:
         counts += f" ({anew} of them begin again: interrupted without snapshots)"
     if todo:
-        seconds = sum(
-            seconds_of_training(kind[0])
-            * sum(1 - begun[plan.folder.path] / plan.config.train.steps for plan in kind)
-            for kind in _kinds([one.plan for one, _ in todo])
-        ) / min(hands.workers, len(todo))
-        most = "about" if hands.members == 1 else "at most"  # together they take less
-        counts += f", {most} {duration(seconds)} with {hands}, evaluation apart"
+        kinds = _kinds([one.plan for one, _ in todo])
+        shares = [
+            sum(1 - begun[plan.folder.path] / plan.config.train.steps for plan in kind)
+            for kind in kinds
+        ]
+        counts += hands.cost(
+            [(kind[0], share, len(kind)) for kind, share in zip(kinds, shares, strict=True)]
+        )
         if any(one.plan.snapshots or one.plan.teaching for one, _ in todo):
             counts += ", then what is measured of teachers and snapshots"
     told = dict.fromkeys(describe_training(kind[0]) for kind in _kinds([p.plan for p in planned]))
@@ -135,7 +139,7 @@ def train(
     pool: Any,
     work: Sequence[tuple[Planned, int | None]],
     command: list[str],
-    hands: Hands,
+    hands: Hands | Jobs,
 ) -> tuple[list[str], str]:
     """Train in the pool; one line for each failure, and the signal that stopped it or ""."""
     from lsexp.launch.plan import steps_done
@@ -149,7 +153,9 @@ def train(
     steps = [one.plan.config.train.steps for one, _ in work]
     done = [steps_done(one.plan) for one, _ in work]
     with SweepView([task.label for task in tasks], steps, done) as view:
-        members = members_of([one.plan for one, _ in work], hands)
+        members = (
+            members_of([one.plan for one, _ in work], hands) if isinstance(hands, Hands) else 1
+        )
         outcomes, stopped = pool.train(tasks, view, members=members)
     errors = [
         f"{task.label}: {outcome.error}"
@@ -175,6 +181,20 @@ class Hands(NamedTuple):
     workers: int
     threads: int
     members: int | None
+
+    def cost(self, kinds: Sequence[tuple[Any, float, int]]) -> str:
+        """About how long it will take.
+
+        Args:
+            kinds: of runs that cost the same: one's plan, how much of a whole run is left of all
+                together, and how many they are.
+        """
+        from lsexp.launch.plan import seconds_of_training
+
+        seconds = sum(seconds_of_training(plan) * share for plan, share, _ in kinds)
+        seconds /= min(self.workers, sum(number for _, _, number in kinds))
+        most = "about" if self.members == 1 else "at most"  # together they take less
+        return f", {most} {duration(seconds)} with {self}, evaluation apart"
 
     def __str__(self) -> str:
         if self.members == 1:

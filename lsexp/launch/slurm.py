@@ -1,0 +1,460 @@
+"""Many runs at once on a cluster: the tasks of a sweep as an array of Slurm jobs, by submitit.
+
+Every job has all tasks and is nothing more than the pool of this machine, on its node: claims share
+the runs out, students wait for their teachers as they do here, and a job that ends early, is killed
+or comes late changes nothing of what is trained. What the jobs have done is read from the run
+folders. slurm.md, beside this file, has a worked example.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import math
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lsexp import files
+from lsexp.config import SlurmConfig, TrainConfig
+from lsexp.data.sources import data_folder
+from lsexp.errors import UserError
+from lsexp.launch.plan import Plan, seconds_of_training
+from lsexp.launch.pool import Outcome, Pool, Screen, Task, caught_signals
+from lsexp.runs import claims
+from lsexp.runs.store import runs_folder
+from lsexp.text import duration, plural, say
+from lsexp.training.history import EpochRow
+
+DETACHED = "--detach"
+"""Why the work stopped here: nobody waits for the jobs."""
+MOST_POLL_SECONDS = 20.0
+"""Between two looks at the queue and at the run folders, later on; at first they are shorter."""
+GONE_AFTER = 3
+"""A job that so many looks at the queue have not shown has ended."""
+ALIVE = (
+    *("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING"),
+    *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SIGNALING", "STAGE_OUT", "SPECIAL_EXIT"),
+)
+
+
+def as_planned_here(config: TrainConfig, launcher: SlurmConfig) -> TrainConfig:
+    """A run's config for planning on a machine that need not have the device of the jobs.
+
+    What `precision=auto` means is part of a run's name, so it is settled here, for all nodes: on
+    CPUs as it is timed here, on GPUs as bf16.
+    """
+    bf16 = launcher.gpus_per_node > 0 and config.precision == "auto"
+    return replace(config, device="cpu", precision="bf16" if bf16 else config.precision)
+
+
+@dataclass
+class Jobs:
+    """Who trains a sweep: jobs, with so many worker processes, threads and cores each, and runs
+    that each of their workers trains at once (None: on a GPU, as many as there is room for)."""
+
+    launcher: SlurmConfig
+    workers: int
+    threads: int
+    members: int | None
+
+    @property
+    def cores(self) -> int:
+        on_gpu = self.launcher.gpus_per_node > 0
+        return self.launcher.cpus_per_task or (4 if on_gpu else self.workers * self.threads)
+
+    def number(self, runs: int) -> int:
+        """How many jobs are wanted for so many runs."""
+        return math.ceil(runs / self.launcher.runs_per_job)
+
+    def cost(self, kinds: Sequence[tuple[Plan, float, int]]) -> str:
+        """As that of `Hands`."""
+        launcher, on_gpu = self.launcher, self.launcher.gpus_per_node > 0
+        jobs = self.number(sum(number for _, _, number in kinds))
+        counts = f", {plural(jobs, 'job')} of {plural(launcher.runs_per_job, 'run')}"
+        if launcher.images_per_second is not None:
+            trains = [plan.config.train for plan, _, _ in kinds]
+            images = [train.steps * train.batch_size for train in trains]
+            whole = sum(one * share for one, (_, share, _) in zip(images, kinds, strict=True))
+            seconds = whole / launcher.images_per_second
+            by = f"at launcher.images_per_second={launcher.images_per_second:g}"
+        elif on_gpu:
+            return f"{counts}; launcher.images_per_second= of a job gives an estimate"
+        else:
+            seconds = sum(seconds_of_training(plan) * share for plan, share, _ in kinds)
+            seconds /= self.workers
+            by = "at this machine's speed"
+        at_once = min(jobs, launcher.jobs_at_once or jobs)
+        hours = seconds / 3600 * (1 if on_gpu else self.cores)
+        return (
+            f"{counts}: about {hours:.3g} {'GPU' if on_gpu else 'core'}-hours, "
+            f"{duration(seconds / at_once)} with {at_once} at once, {by}, evaluation apart"
+        )
+
+
+def jobs_for(
+    launcher: SlurmConfig, base: TrainConfig, workers: int | None, members: int | None
+) -> Jobs:
+    """Raises UserError where there is no Slurm, no submitit, or no room for what is asked."""
+    threads, on_gpu = base.threads or 1, launcher.gpus_per_node > 0
+    if base.device == ("cpu" if on_gpu else "cuda"):
+        wanted = "0, a job trains on CPUs" if on_gpu else "1, a job trains on a GPU"
+        raise UserError(f"device={base.device}: with launcher.gpus_per_node={wanted}")
+    if not on_gpu and (members or 1) > 1:
+        raise UserError(f"members={members}: goes with launcher.gpus_per_node=1")
+    cores = launcher.cpus_per_task
+    if cores is not None and cores < threads:
+        raise UserError(f"launcher.cpus_per_task={cores}: must be at least threads={threads}")
+    most = 1 if on_gpu else cores // threads if cores else launcher.runs_per_job
+    return Jobs(launcher, workers or most, threads, members if on_gpu else 1)
+
+
+def check_installed() -> None:
+    """Raises UserError where there is no Slurm or no submitit."""
+    lacking = [name for name in ("sbatch", "squeue", "scontrol", "srun") if not shutil.which(name)]
+    if lacking:
+        raise UserError(
+            f"launcher=slurm: there is no Slurm here ({', '.join(lacking)} not found); "
+            f"launcher=local trains on this machine"
+        )
+    try:
+        import submitit  # noqa: F401
+    except ImportError as error:
+        raise UserError("launcher=slurm: needs submitit: pip install 'lsexp[slurm]'") from error
+
+
+class Cluster:
+    """In the place of a `Pool`: submits jobs for what is left, and watches.
+
+    Args:
+        plans: of the tasks to come, in their order.
+        name: of the jobs; the same for the same runs, so that those submitted before are found.
+        base: where runs and data are, and the device that was asked for.
+        detach: return when the jobs are submitted.
+    """
+
+    def __init__(
+        self, jobs: Jobs, plans: Sequence[Plan], name: str, base: TrainConfig, *, detach: bool
+    ):
+        check_installed()
+        self.jobs, self.plans, self.name = jobs, plans, name
+        self.base, self.detach = base, detach
+        self.runs_dir = runs_folder(base.runs_dir).absolute()
+        self.folder = self.runs_dir / ".slurm" / name
+        """For what Slurm and submitit write."""
+        self.states: dict[str, str] = {}
+        """Of the jobs that are looked after, as the queue showed them last."""
+        self._unseen: dict[str, int] = {}
+        self._second: set[str] = set()
+        """Those that have taken the place of another."""
+        self._ended = ""
+        """The job that ended last."""
+        self._said = ""
+
+    def train(
+        self, tasks: Sequence[Task], screen: Screen, *, members: int = 1
+    ) -> tuple[list[Outcome | None], str]:
+        """As `Pool.train`, by jobs; they go on when this is stopped."""
+        failures = [plan.folder.failure() for plan in self.plans]
+        outcomes: list[Outcome | None] = [None] * len(tasks)
+        looks = [_Look(number, plan, screen) for number, plan in enumerate(self.plans)]
+        queue = self._queue() or {}
+        self.states = {job: state for job, state in queue.items() if state in ALIVE}
+        lacking = self.jobs.number(len(tasks)) - len(self.states)
+        if self.states:
+            screen.say(f"{plural(len(self.states), 'job')} of before {_go(self.states)} on")
+        if lacking > 0:
+            self._submit(tasks, lacking, screen)
+        elif self.detach:
+            screen.say("none is wanted beside them")
+        if self.detach:
+            return outcomes, DETACHED
+        pause, again = 0.5, 0.0
+        with caught_signals() as signals:
+            while True:
+                for number, look in enumerate(looks):
+                    if outcomes[number] is None:
+                        outcomes[number] = look.outcome(failures[number])
+                        if outcomes[number] is not None:
+                            screen.end(number, outcomes[number])
+                if None not in outcomes:
+                    self._tidy(outcomes, signals)
+                    return outcomes, ""
+                if signals:
+                    say(f"the jobs go on; `scancel --name={self.name}` stops them")
+                    return outcomes, signals[0]
+                if time.monotonic() >= again:
+                    pause = min(MOST_POLL_SECONDS, 1.2 * pause)
+                    again = time.monotonic() + pause
+                    self._watch(tasks, screen)
+                    if not self.states:
+                        left = outcomes.count(None)
+                        raise UserError(
+                            f"{plural(left, 'run')} left, and no job is there any more"
+                            f"{self._last_words()}; the same command goes on",
+                            exit_code=1,
+                        )
+                time.sleep(min(1.0, pause))
+
+    def _submit(
+        self, tasks: Sequence[Task], count: int, screen: Screen, *, second: bool = False
+    ) -> None:
+        """As one array. One job alone tries again what has failed."""
+        import submitit
+
+        launcher = self.jobs.launcher
+        wanted = {
+            "name": self.name,
+            "timeout_min": launcher.timeout_min,
+            "mem_gb": launcher.mem_gb,
+            "cpus_per_task": self.jobs.cores,
+            "slurm_signal_delay_s": launcher.signal_delay_s,
+            "slurm_partition": launcher.partition,
+            "slurm_account": launcher.account,
+            "slurm_qos": launcher.qos,
+            "slurm_constraint": launcher.constraint,
+            "slurm_setup": launcher.setup or None,
+            "slurm_array_parallelism": launcher.jobs_at_once or count,
+            "gpus_per_node": launcher.gpus_per_node or None,
+            "slurm_additional_parameters": {"requeue": True, **launcher.sbatch},
+        }
+        # As any node can take them: folders by their whole path, the device that it has.
+        everywhere = partial(
+            replace,
+            device=self.base.device,
+            runs_dir=str(self.runs_dir),
+            data_dir=str(data_folder(self.base.data_dir).absolute()),
+        )
+        first = [replace(task, config=everywhere(task.config)) for task in tasks]
+        others = [replace(task, config=replace(task.config, retry_failed=False)) for task in first]
+        try:
+            executor = submitit.AutoExecutor(
+                self.folder, cluster="slurm", slurm_max_num_timeout=launcher.requeues
+            )
+            executor.update_parameters(
+                **{name: value for name, value in wanted.items() if value is not None}
+            )
+            with executor.batch():
+                found = [
+                    executor.submit(Share(others if place else first, self.jobs))
+                    for place in range(count)
+                ]
+        except (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
+            lines = [s for s in str(error).splitlines() if "error:" in s or "fatal:" in s]
+            raise UserError(
+                f"launcher=slurm: {lines[-1].strip() if lines else error}", exit_code=1
+            ) from error
+        ids = [job.job_id for job in found]
+        self.states.update(dict.fromkeys(ids, "PENDING"))
+        several = f"{ids[0]} to {ids[-1]}" if len(ids) > 1 else ids[0]
+        screen.say(f"{plural(count, 'job')} submitted: {several}; logs in {self.folder}")
+        if second:
+            self._second.add(ids[0])
+
+    def _queue(self) -> dict[str, str] | None:
+        """State of each job of this name that Slurm still knows; None where it does not answer."""
+        command = ["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-n", self.name]
+        try:
+            done = subprocess.run(
+                [*command, "-o", "%i|%T"], capture_output=True, text=True, timeout=60, check=True
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            told = getattr(error, "stderr", None) or str(error)
+            self._say_once(f"squeue: {' '.join(told.split())}; asked again")
+            return None
+        rows = (line.split("|") for line in done.stdout.split())
+        return {row[0]: row[1] for row in rows}
+
+    def _watch(self, tasks: Sequence[Task], screen: Screen) -> None:
+        """Learn how the jobs are, and give one that was killed a second try."""
+        queue = self._queue()
+        if queue is None:
+            return
+        for job in list(self.states):
+            state = queue.get(job)
+            self._unseen[job] = 0 if state else self._unseen.get(job, 0) + 1
+            if state in ALIVE or (state is None and self._unseen[job] < GONE_AFTER):
+                self.states[job] = state or self.states[job]
+                continue
+            del self.states[job]
+            self._ended = job
+            if state == "COMPLETED" or (state is None and self._result(job).exists()):
+                continue
+            ended, log = state or "and left the queue", f"log: {self._log(job)}"
+            if state == "CANCELLED":
+                screen.say(f"job {job} was cancelled ({log})")
+            elif job in self._second:
+                screen.say(f"job {job}, the second try, ended {ended} ({log})")
+            else:
+                screen.say(f"job {job} ended {ended} ({log}); another takes its place")
+                self._submit(tasks, 1, screen, second=True)
+
+    def _tidy(self, outcomes: Sequence[Outcome | None], signals: list[str]) -> None:
+        """Jobs end by themselves when all runs have; their files go where none has failed."""
+        deadline = time.monotonic() + 60
+        while self.states and not signals and time.monotonic() < deadline:
+            queue = self._queue()
+            if queue is not None:
+                self.states = {job: s for job, s in queue.items() if s in ALIVE}
+            time.sleep(0.5)
+        if not self.states and all(one is not None and one.error is None for one in outcomes):
+            with contextlib.suppress(OSError):
+                files.remove(self.folder)
+                self.folder.parent.rmdir()
+
+    def _last_words(self) -> str:
+        """The last line of the log of the job that ended last."""
+        log = self._log(self._ended)
+        with contextlib.suppress(OSError):
+            lines = log.read_text(errors="replace").split("\n")
+            return f"; {log} ends: {next((s for s in reversed(lines) if s.strip()), '')!r}"
+        return f"; log: {log}"
+
+    def _log(self, job: str) -> Path:
+        return self.folder / f"{job}_0_log.err"
+
+    def _result(self, job: str) -> Path:
+        """What a job leaves that has come to its end."""
+        return self.folder / f"{job}_0_result.pkl"
+
+    def _say_once(self, message: str) -> None:
+        if message != self._said:
+            self._said = message
+            say(message)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Look:
+    """What the folder of a run tells of it while somebody else trains it."""
+
+    def __init__(self, number: int, plan: Plan, screen: Screen):
+        self.number, self.plan, self.screen = number, plan, screen
+        self._step = -1
+
+    def outcome(self, failure: dict[str, Any] | None) -> Outcome | None:
+        """How the run ended; None: not yet. `failure`: that of before, which does not count."""
+        folder = self.plan.folder
+        try:
+            if self.plan.done():
+                return Outcome(metrics=folder.metrics())
+            now = folder.failure()
+        except UserError as error:
+            return Outcome(error=str(error))
+        if now is not None and now != failure:
+            return Outcome(error=str(now.get("error")))
+        self._progress()
+        return None
+
+    def _progress(self) -> None:
+        record = claims.owner(self.plan.folder.path)
+        if record is None or record.get("released"):
+            return
+        path = claims.attempt_folder(self.plan.folder.path, record["nonce"]) / "history.csv"
+        rows = []
+        with contextlib.suppress(OSError, ValueError, KeyError), path.open() as file:
+            rows = [_row(line) for line in csv.DictReader(file)]
+        step = rows[-1].step if rows else 0
+        if step == self._step:
+            return
+        if self._step < 0:
+            self.screen.start(self.number)
+        self._step = step
+        if rows:
+            last, images = rows[-1], self.plan.config.train.batch_size
+            self.screen.epoch(self.number, last)
+            speed = last.step * images / max(last.seconds, 1e-9)
+            self.screen.look(self.number, last.step, last.train_loss, speed)
+
+
+def _row(line: dict[str, str]) -> EpochRow:
+    values = {item.name: line[item.name] for item in fields(EpochRow)}
+    numbers = {name: None if text == "" else float(text) for name, text in values.items()}
+    return EpochRow(**{**numbers, "step": int(values["step"])})  # type: ignore[arg-type]
+
+
+@dataclass
+class Share:
+    """What a job does, on its node: train all tasks that nobody else trains.
+
+    submitit calls it, and keeps it for the next time where Slurm puts the job back.
+    """
+
+    tasks: list[Task]
+    jobs: Jobs
+
+    def __call__(self) -> None:
+        from lsexp.launch.progress import SweepView
+
+        put_back = signal.getsignal(signal.SIGUSR2)  # submitit's
+        asked: list[str] = []
+
+        def note(number: int, _frame: FrameType | None) -> None:
+            asked.append(signal.Signals(number).name)
+
+        for number in (signal.SIGUSR2, signal.SIGTERM):  # the limit comes; preempted or cancelled
+            signal.signal(number, note)
+        labels = [task.label for task in self.tasks]
+        steps = [task.config.train.steps for task in self.tasks]
+        with (
+            Pool(self.jobs.workers, self.jobs.threads) as pool,
+            SweepView(labels, steps, [0] * len(steps)) as view,
+        ):
+            members = self._members()
+            outcomes, _ = pool.train(self.tasks, view, members=members, signals=asked)
+        if None in outcomes and asked:
+            say(f"stopped by {asked[0]}, with checkpoints")
+            if asked[0] == "SIGUSR2" or not _is_cancelled():
+                assert callable(put_back)
+                put_back(signal.SIGUSR2, None)
+            raise SystemExit(1)
+
+    def checkpoint(self) -> Any:
+        """submitit's word for what goes on after a job was put back: the checkpoints are made."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _members(self) -> int:
+        if self.jobs.members is not None:
+            return self.jobs.members
+        from lsexp.launch.plan import Planner
+        from lsexp.sweep.work import Hands, members_of
+
+        alone = [task for task in self.tasks if task.after is None]
+        plans = [Planner(task.chosen, task.command)(task.config) for task in alone]
+        return members_of(plans, Hands(self.jobs.workers, self.jobs.threads, None))
+
+
+def _is_cancelled() -> bool:
+    """Whether this job is to end, by somebody's wish: one that is to go on elsewhere still runs."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(
+            ["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60
+        ).stdout
+        return "JobState=RUNNING" not in told
+    return True
+
+
+def name_of(plans: Sequence[Plan]) -> str:
+    """Of the jobs for these runs."""
+    names = sorted(plan.folder.path.name for plan in plans)
+    return f"lsexp-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}"
+
+
+def _go(jobs: Any) -> str:
+    return "goes" if len(jobs) == 1 else "go"

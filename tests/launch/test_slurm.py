@@ -1,0 +1,270 @@
+"""Sweeps as jobs of a Slurm: what is planned and estimated without one; and, where LSEXP_SLURM is
+set (`make slurm-test`), on a real one of this machine alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import TINY, tiny_plan, weights
+
+from lsexp.cli import main
+from lsexp.config import SlurmConfig, TrainConfig
+from lsexp.errors import UserError
+from lsexp.launch.slurm import as_planned_here, jobs_for, name_of
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "slurm.sh"
+
+
+def base(**changes):
+    return TrainConfig(**{"threads": 1, **changes})
+
+
+def test_what_auto_means_is_the_same_for_all_nodes():
+    auto = base(device="cuda")
+    on_gpu = as_planned_here(auto, SlurmConfig(gpus_per_node=1))
+    assert (on_gpu.device, on_gpu.precision) == ("cpu", "bf16")
+    assert as_planned_here(auto, SlurmConfig()).precision == "auto"  # timed here
+    fp32 = as_planned_here(base(precision="fp32"), SlurmConfig(gpus_per_node=1))
+    assert fp32.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "workers", "expected"),
+    [
+        ({}, None, (8, 8, 1)),
+        ({"runs_per_job": 3}, None, (3, 3, 1)),
+        ({"cpus_per_task": 5}, None, (5, 5, 1)),
+        ({"cpus_per_task": 5}, 2, (2, 5, 1)),
+        ({"gpus_per_node": 1}, None, (1, 4, None)),
+        ({"gpus_per_node": 1, "cpus_per_task": 2}, None, (1, 2, None)),
+    ],
+)
+def test_workers_cores_and_members_of_a_job(launcher, workers, expected):
+    jobs = jobs_for(SlurmConfig(**launcher), base(), workers, None)
+    assert (jobs.workers, jobs.cores, jobs.members) == expected
+
+
+def test_cores_are_for_all_threads():
+    assert jobs_for(SlurmConfig(runs_per_job=3), base(threads=2), None, None).cores == 6
+    jobs = jobs_for(SlurmConfig(cpus_per_task=5), base(threads=2), None, None)
+    assert (jobs.workers, jobs.cores) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "config", "members", "message"),
+    [
+        ({}, {"device": "cuda"}, None, "device=cuda: with launcher.gpus_per_node=1"),
+        ({"gpus_per_node": 1}, {"device": "cpu"}, None, "device=cpu: with launcher.gpus_per"),
+        ({}, {}, 2, "members=2: goes with launcher.gpus_per_node=1"),
+        ({"cpus_per_task": 1}, {"threads": 2}, None, "launcher.cpus_per_task=1: must be at least"),
+    ],
+)
+def test_what_does_not_go_together_is_told(launcher, config, members, message):
+    with pytest.raises(UserError, match=message):
+        jobs_for(SlurmConfig(**launcher), base(**config), None, members)
+
+
+def test_the_cost_at_a_stated_speed(tmp_path):
+    plan = tiny_plan(tmp_path, "train.steps=3600", "train.batch_size=100")
+    kinds = [(plan, 6.0, 7)]  # seven runs, of which one is all but done
+    assert jobs_for(
+        SlurmConfig(gpus_per_node=1, runs_per_job=2, images_per_second=100), base(), None, None
+    ).cost(kinds) == (
+        ", 4 jobs of 2 runs: about 6 GPU-hours, 1 h 30 min with 4 at once, at "
+        "launcher.images_per_second=100, evaluation apart"
+    )
+    told = jobs_for(
+        SlurmConfig(runs_per_job=2, images_per_second=100, jobs_at_once=1), base(), None, None
+    ).cost(kinds)
+    assert "about 12 core-hours, 6 h 0 min with 1 at once" in told
+    measured = jobs_for(SlurmConfig(runs_per_job=4), base(), None, None).cost(kinds)
+    assert ", 2 jobs of 4 runs: about " in measured
+    assert "at this machine's speed" in measured
+    unknown = jobs_for(SlurmConfig(gpus_per_node=1), base(), None, None).cost(kinds)
+    assert unknown == ", 1 job of 8 runs; launcher.images_per_second= of a job gives an estimate"
+
+
+def test_the_same_runs_have_jobs_of_the_same_name(tmp_path):
+    one, other = tiny_plan(tmp_path), tiny_plan(tmp_path, "seed=1")
+    assert name_of([one, other]) == name_of([other, one]) != name_of([one])
+
+
+def words(*more):
+    return ["sweep", "eps", *TINY, "eps=0,0.1", "seeds=1", *more]
+
+
+def test_without_a_slurm_it_says_so_and_tells_the_cost_all_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(words("launcher=slurm", "launcher.runs_per_job=1", "--dry-run")) == 0
+    assert "2 jobs of 1 run: about " in capsys.readouterr().out
+    assert main(words("launcher=slurm")) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "lsexp: launcher=slurm: there is no Slurm here (sbatch, squeue, scontrol, srun not found); "
+        "launcher=local trains on this machine"
+    )
+    assert main(words("--detach")) == 2
+    assert "--detach: goes with launcher=slurm" in capsys.readouterr().err
+    assert main(["train", "launcher=slurm"]) == 2
+    assert "goes with lsexp sweep" in capsys.readouterr().err
+    assert main(words("launcher.partition=gpu")) == 2
+    assert "launcher.partition: goes with launcher=slurm" in capsys.readouterr().err
+
+
+# From here on with a real one.
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    if not os.environ.get("LSEXP_SLURM"):
+        pytest.skip("`make slurm-test` runs these, with a Slurm of its own")
+    folder = Path("/tmp") / f"lsexp-slurm-{os.getpid()}"  # sockets have short names
+    told = subprocess.run([SCRIPT, "up", folder], stdout=subprocess.PIPE, text=True, check=True)
+    name, _, value = told.stdout.split()[-1].partition("=")
+    before = os.environ.get(name)
+    os.environ[name] = value
+    yield
+    subprocess.run([SCRIPT, "down", folder], check=True)
+    os.environ.pop(name) if before is None else os.environ.update({name: before})
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+JOBS = ["launcher=slurm", "launcher.runs_per_job=2", "launcher.cpus_per_task=1"]
+ONE_JOB = [JOBS[0], "launcher.runs_per_job=4", JOBS[2]]
+LONG = [*TINY, "eps=0,0.1", "seeds=2", "train.steps=20000", "artifacts.checkpoint_seconds=2"]
+
+
+def start(cwd, *words):
+    """The command in a process of its own, which says what it says into `said`."""
+    with (cwd / "said").open("a") as said:
+        command = [sys.executable, "-m", "lsexp.cli", *words]
+        return subprocess.Popen(command, cwd=cwd, stdout=said, stderr=said)
+
+
+def said(cwd):
+    return (cwd / "said").read_text()
+
+
+def until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return found
+
+
+def queue(states="all"):
+    command = ["squeue", "-h", "-r", "-t", states, "-o", "%i|%T|%r"]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    return {line.split("|")[0]: line.split("|")[1:] for line in lines}
+
+
+def checkpoints(cwd):
+    return list(cwd.glob("runs/*/attempt-*/checkpoint.pt"))
+
+
+def test_a_sweep_over_jobs_that_are_killed_and_put_back_ends_as_it_does_here(cluster, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    local = start(here, "sweep", "eps", *LONG)
+    assert local.wait(600) == 0
+    old = set(queue())
+
+    # Submitted by a process that is killed: the next one finds the jobs, and submits none.
+    limits = ["launcher.timeout_min=2", "launcher.signal_delay_s=30"]
+    typed = ["sweep", "eps", *LONG, *JOBS, *limits]
+    first = start(there, *typed)
+    until(lambda: len(list(there.glob("runs/*/attempt-*"))) == 2)
+    first.kill()
+    first.wait()
+    jobs = set(queue()) - old
+    assert len(jobs) == 2
+    second = start(there, *typed)
+    until(lambda: "2 jobs of before go on" in said(there))
+    assert set(queue()) - old == jobs
+
+    # One is killed: another takes its place.
+    until(lambda: len(checkpoints(there)) == 2)
+    of_jobs = subprocess.run(
+        ["pgrep", "-f", "^[^ ]*python[^ ]* -u -m submitit.core._submit"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    os.kill(int(of_jobs.stdout.split()[0]), signal.SIGKILL)
+    until(lambda: "another takes its place" in said(there))
+    # The other comes to its limit, and is put back.
+    until(lambda: any(row == ["PENDING", "BeginTime"] for row in queue().values()), 300)
+    assert second.wait(900) == 0, said(there)
+    assert said(there).count("submitted") == 2
+    assert not (there / "runs" / ".slurm").exists()
+    assert not list(there.glob("runs/*/claim*"))
+
+    folders = [path for path in sorted((here / "runs").iterdir()) if path.name[0] != "."]
+    for folder in folders:
+        found = there / "runs" / folder.name
+        assert weights(found) == weights(folder)
+        segments = json.loads((found / "metrics.json").read_text())["provenance"]["segments"]
+        assert [part["from_step"] for part in segments].count(0) == 1
+    for name in ("eps.csv", "findings.csv"):
+        tables = [next(at.glob(f"out/eps/*/{name}")).read_bytes() for at in (here, there)]
+        assert tables[0] == tables[1]
+
+
+def test_detached_it_returns_and_the_same_command_draws_later(cluster, tmp_path):
+    """Students wait for their teachers, whichever job trains them."""
+    typed = ["sweep", "distillation", "budget=smoke", "threads=1", "artifacts.tensorboard=false"]
+    typed += ["eps=0,0.1", "seeds=1", "train.steps=200"]
+    began = time.monotonic()
+    assert start(tmp_path, *typed, *JOBS, "--detach").wait(120) == 0
+    assert "submitted" in said(tmp_path)
+    assert not (tmp_path / "out").exists()
+    took = time.monotonic() - began
+    until(lambda: not {row[0] for row in queue().values()} & {"PENDING", "RUNNING"}, 300)
+    assert time.monotonic() - began > took
+    assert start(tmp_path, *typed, *JOBS).wait(120) == 0, said(tmp_path)
+    assert said(tmp_path).count("submitted") == 1
+    assert list(tmp_path.glob("out/distillation/*/*.png"))
+
+
+def test_a_preempted_job_is_put_back_and_a_cancelled_one_is_not(cluster, tmp_path):
+    old = set(queue())
+    process = start(tmp_path, "sweep", "eps", *LONG, *ONE_JOB)
+    until(lambda: checkpoints(tmp_path))
+    [job] = set(queue()) - old
+    subprocess.run(["scancel", "--signal=TERM", job], check=True)
+    until(lambda: queue()[job][0] == "PENDING")
+    assert all(
+        json.loads(path.read_text())["released"] for path in tmp_path.glob("runs/*/claim.json")
+    )
+    subprocess.run(["scancel", job], check=True)
+    assert process.wait(120) == 1
+    last = said(tmp_path).splitlines()[-1]
+    assert f"job {job} was cancelled" in said(tmp_path)
+    assert last.startswith("lsexp: 4 runs left, and no job is there any more")
+    assert said(tmp_path).count("submitted") == 1
+
+    # A running one ends within seconds, with checkpoints, when it is cancelled.
+    process = start(tmp_path, "sweep", "eps", *LONG, *ONE_JOB)
+    until(lambda: "starting" in said(tmp_path) or queue(states="R"))
+    [job] = queue(states="R")
+    time.sleep(8)
+    subprocess.run(["scancel", job], check=True)
+    assert process.wait(120) == 1
+    assert queue()[job][0] == "CANCELLED"
+
+
+def test_what_slurm_refuses_is_one_line(cluster, tmp_path):
+    process = start(tmp_path, "sweep", "eps", *LONG, *JOBS, "launcher.partition=nowhere")
+    assert process.wait(120) == 1
+    assert "Traceback" not in said(tmp_path)
+    last = said(tmp_path).splitlines()[-1]
+    assert last.startswith("lsexp: launcher=slurm: sbatch: error: ")
+    assert "partition" in last
