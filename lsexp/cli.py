@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from lsexp.errors import NOT_OURS, UserError, no_memory, unknown
 
@@ -41,23 +42,19 @@ Exit codes: 0 done, 1 the work failed, 2 the words were wrong.
 def main(argv: list[str] | None = None) -> int:
     """Run the command that `argv` (default: sys.argv) names; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no ü shows ? instead
-            stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
     try:
-        code = _dispatch(words)
-        if sys.stdout is not None:  # `>&-`
-            sys.stdout.flush()
-        return code
+        try:
+            return _dispatch(words)
+        finally:
+            if sys.stdout is not None:  # `>&-`
+                sys.stdout.flush()
     except UserError as error:
         print(f"lsexp: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("lsexp: interrupted", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `lsexp ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         if error.errno not in NOT_OURS:
             raise
@@ -70,6 +67,38 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"lsexp: {line}; a smaller network or batch needs less", file=sys.stderr)
         return 1
+
+
+class _Lasting(io.FileIO):
+    """A stream whose reader may leave (`lsexp ... | head`): the work, and its exit code, go on."""
+
+    of: Any = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def _lasting(stream: Any) -> Any:
+    """A stream of this process as `_Lasting`; a terminal that knows no ü shows ? instead."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.reconfigure(errors="replace")
+    raw = getattr(stream.buffer, "raw", stream.buffer)  # the latter: PYTHONUNBUFFERED
+    if not isinstance(raw, io.FileIO) or isinstance(raw, _Lasting):
+        return stream
+    stream.flush()
+    lasting = _Lasting(stream.fileno(), "w", closefd=False)
+    lasting.of = stream  # which would close it when nobody refers to it any more
+    live = stream.line_buffering or stream.write_through or stream is sys.stderr
+    return io.TextIOWrapper(
+        io.BufferedWriter(lasting), encoding=stream.encoding, errors="replace", line_buffering=live
+    )
 
 
 def _dispatch(words: list[str]) -> int:
@@ -126,18 +155,10 @@ def _train(words: list[str]) -> int:
             say(f"lsexp: {error}")  # the others of a multirun go on
             failed.append(error)
             continue
-        _tell(f"{results.summary(metrics)}\n{run.folder.path}")
+        print(f"{results.summary(metrics)}\n{run.folder.path}", flush=True)
     if failed:
         raise UserError(f"{len(failed)} of {len(configs)} runs failed, see above", exit_code=1)
     return 0
-
-
-def _tell(text: str) -> None:
-    """Print a run's result; a reader who left (`| head`) does not stop the runs to come."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _runs(words: list[str]) -> int:

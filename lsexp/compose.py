@@ -461,6 +461,10 @@ def _hydra(
     for name, launcher in LAUNCHERS.items():
         store.store(name=f"launcher_{name}_schema", node=launcher)
 
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the folder where this is typed has been removed; cd elsewhere") from error
     collected: list[tuple[Any, Any]] = []
 
     def collect(config: Any) -> None:

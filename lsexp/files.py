@@ -55,9 +55,13 @@ def text_of(path: Path) -> str:
         OSError: there is none, or something else, such as a pipe, which would be waited for.
         ValueError: it is no UTF-8.
     """
+    _check_file(path)
+    return path.read_text()
+
+
+def _check_file(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise IsADirectoryError(errno.EISDIR, "is no file", str(path))
-    return path.read_text()
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
@@ -141,5 +145,7 @@ def seal(values: dict[str, Any]) -> str:
 
 
 def sha256_of(path: Path) -> str:
+    """Raises OSError as `text_of`."""
+    _check_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """The words of the command, pinned: changing one is a decision."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -621,3 +622,38 @@ def test_a_finished_run_with_a_damaged_file_is_not_shown_as_whole(capsys, tmp_pa
         assert f"{name}: {what}" in err.splitlines()[-1]
     file.write_bytes(content)
     assert run(capsys, "train", *SMOKE)[0] == 0
+
+
+@pytest.mark.parametrize("reader", ["true", "head -n 1"])
+def test_the_work_is_done_and_its_exit_code_told_though_the_reader_has_left(tmp_path, reader):
+    lsexp_ = f"{sys.executable} -m lsexp.cli"
+    sweep = f"{lsexp_} sweep eps eps=0 seeds=1 {' '.join(SMOKE)}"
+    command = f"({sweep}; echo $? >code) 2>&1 | {reader}"
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert (tmp_path / "code").read_text() == "0\n"
+    assert list(tmp_path.glob("out/eps/*/eps.csv"))
+    [weights] = tmp_path.glob("runs/*/model.safetensors")
+    was = weights.read_bytes()
+    weights.write_bytes(was[:-1] + b"?")
+    for words, code in (("repair --dry-run", "1\n"), ("repair --yes", "0\n")):
+        command = f"({lsexp_} runs {words}; echo $? >code) 2>&1 | {reader}"
+        subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+        assert (tmp_path / "code").read_text() == code
+    assert weights.read_bytes() == was
+
+
+def test_output_that_cannot_be_written_is_told(tmp_path):
+    command = f"{sys.executable} -m lsexp.cli --help >/dev/full"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "lsexp: No space left on device\n"
+
+
+def test_a_working_folder_that_is_gone_is_told(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    command = f"rmdir ../gone; {sys.executable} -m lsexp.cli train --dry-run"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, env=env)
+    assert done.returncode == 2
+    assert done.stderr.startswith("lsexp: the folder where this is typed has been removed")

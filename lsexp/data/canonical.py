@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsexp.files import clear, fsync, remove, scratch_folder, seal, sha256_of
+from lsexp.files import clear, fsync, remove, scratch_folder, seal, sha256_of, text_of
 
 
 class Arrays(NamedTuple):
@@ -134,14 +134,14 @@ def load_imported(name: str, source: Source, data_dir: Path) -> Dataset | None:
     """The copy of `source` made by `save_imported`, memory-mapped; None if there is none."""
     folder = _import_folder(name, source, data_dir)
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads(text_of(folder / "meta.json"))
         if meta.pop("seal") != seal(meta):
+            return None
+        if meta["sha256"] != {part: sha256_of(folder / f"{part}.npy") for part in PARTS}:
             return None
         train_images, train_labels, test_images, test_labels = (
             np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in PARTS
         )
-        if meta["sha256"] != {part: sha256_of(folder / f"{part}.npy") for part in PARTS}:
-            return None
         classes = tuple(meta["classes"])
         arrays = Arrays(train_images, train_labels, test_images, test_labels, classes)
         shapes = [list(array.shape) for array in arrays[:4]]

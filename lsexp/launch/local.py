@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from types import FrameType
@@ -249,6 +250,14 @@ class Stopped(UserError):
     """Interrupted, with everything kept."""
 
 
+def _told_by_others(args: threading.ExceptHookArgs) -> None:
+    """Of a thread that ended by an error: nothing where TensorBoard's met what the loop meets too,
+    a full disk or an attempt that was taken away."""
+    ours = issubclass(args.exc_type, OSError) and "_AsyncWriter" in type(args.thread).__name__
+    if not ours:
+        threading.__excepthook__(args)
+
+
 class _Recorder:
     """What the loop tells goes to the attempt folder, TensorBoard and the screen."""
 
@@ -272,6 +281,7 @@ class _Recorder:
         if plan.config.artifacts.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
+            threading.excepthook = _told_by_others
             self.tensorboard = SummaryWriter(str(claim.attempt), flush_secs=30)
 
     def look(self, step: int, loss: float, images_per_second: float) -> None:

@@ -361,9 +361,11 @@ class _Lines:
 
     def __init__(self, send: Callable[..., None]):
         self.send = send
+        self._begun = ""
 
     def write(self, text: str) -> int:
-        for line in text.splitlines():
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
             if line.strip():
                 self.send("say", None, line)
         return len(text)

@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from lsexp.config import revived
-from lsexp.errors import UserError
-from lsexp.files import remove, replace_file, sha256_of
+from lsexp.errors import NOT_OURS, UserError
+from lsexp.files import remove, replace_file
 from lsexp.launch import local
 from lsexp.launch.plan import Plan, plan
 from lsexp.runs import command
@@ -90,7 +90,9 @@ def run(words: list[str]) -> int:
                 mend(now, ["lsexp", "runs", "repair", *words])
         except local.Stopped:
             raise
-        except UserError as error:
+        except (UserError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NOT_OURS:
+                raise
             say(f"lsexp: {damage.entry.name}: {error}")
             failed += 1
     if failed:
@@ -179,11 +181,8 @@ def mend(damage: Damage, typed: list[str]) -> None:
         return
     before = None
     if damage.results:
-        weights = path / "model.safetensors"
         with contextlib.suppress(Damaged, FileNotFoundError):
-            before = RunFolder(path).metrics()["checksums"][weights.name]
-        if before is None and "metrics.json" in damage.results and weights.is_file():
-            before = sha256_of(weights)
+            before = RunFolder(path).metrics()["checksums"]["model.safetensors"]
         # First, so that one of the two tells at any time what the run is.
         text = config_text(again.config, again.identity, again.chosen)
         if (path / "config.yaml").is_dir():

@@ -377,7 +377,7 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         ours = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<")
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [frame for frame in frames if not frame.filename.startswith(ours)]

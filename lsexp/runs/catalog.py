@@ -203,8 +203,8 @@ def _folders(folder: Path) -> list[os.DirEntry[str]]:
 
 def is_run(folder: Path) -> bool:
     """Whether it looks like a run's: config.yaml is made first, metrics.json last, and one of them
-    may have been lost."""
-    return any((folder / name).exists() for name in ("config.yaml", "metrics.json"))
+    may have been lost. A folder that nobody lets us look into does not."""
+    return any(os.path.exists(folder / name) for name in ("config.yaml", "metrics.json"))  # noqa: PTH110
 
 
 def _size(path: Path) -> int:

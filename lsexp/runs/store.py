@@ -108,10 +108,13 @@ class RunFolder:
             path = self.path / name
             if name == "metrics.json" or (names is not None and name not in names):
                 continue
-            if not path.is_file():
-                found[name] = "missing"
-            elif sha256_of(path) != checksum:
-                found[name] = CHANGED
+            try:
+                if not path.is_file():
+                    found[name] = "missing"
+                elif sha256_of(path) != checksum:
+                    found[name] = CHANGED
+            except OSError as error:  # not for us to read, say
+                found[name] = str(error.strerror or error).lower()
         return found
 
     def snapshot(self, step: int) -> Path:
@@ -147,7 +150,8 @@ class RunFolder:
         found = []
         for path in self.path.glob("attempt-*/checkpoint.pt"):
             with contextlib.suppress(OSError):
-                found.append((path.stat().st_mtime_ns, path))
+                if path.is_file():
+                    found.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(found, reverse=True)]
 
     def remove_attempts(self, keep: Path | None = None) -> None:
@@ -259,7 +263,12 @@ class RunFolder:
             if not isinstance(found, dict) or not found:
                 raise ValueError("no JSON object")
             return found
-        except (ValueError, RecursionError, IsADirectoryError) as error:
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            what = str(error.strerror or error).lower()
+            raise Damaged(self.path / name, what, self.path.name) from error
+        except (ValueError, RecursionError) as error:
             raise Damaged(self.path / name, "damaged", self.path.name) from error
 
 

@@ -99,6 +99,12 @@ def test_an_error_in_ones_own_network_is_one_line_with_its_place(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_network_that_ends_the_process_is_told(tmp_path):
+    write(tmp_path, NETWORK + "\n    import sys; sys.exit(0)\n")
+    message = train(tmp_path, "model=custom", "model.target=own:Net", code=2)
+    assert message.startswith("lsexp: model.target=own:Net: SystemExit: 0 (")
+
+
 def test_a_bug_in_ones_own_network_keeps_its_traceback(tmp_path):
     """An OSError too, which is the machine's fault elsewhere."""
     opening = (

@@ -14,7 +14,7 @@ import lsexp
 from lsexp import processes
 from lsexp.cli import main
 from lsexp.errors import UserError
-from lsexp.runs import claims
+from lsexp.runs import claims, store
 from lsexp.runs.catalog import read_runs
 from lsexp.runs.store import aside_of
 
@@ -279,3 +279,31 @@ def test_metrics_that_nest_too_deeply_are_damage(capsys, runs):
     code, out, _ = run(capsys, "status=damaged", f"runs_dir={runs}")
     assert code == 0
     assert out[1].startswith(path.parent.name)
+
+
+def test_a_folder_that_nobody_lets_us_look_into_is_no_run(runs, monkeypatch):
+    exists, stat = os.path.exists, Path.stat
+
+    def refused(path, *arguments, **keywords):
+        if "somebody" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **keywords)
+
+    (runs / "somebody-elses").mkdir()
+    monkeypatch.setattr(Path, "stat", refused)
+    monkeypatch.setattr(os.path, "exists", lambda at: "somebody" not in str(at) and exists(at))
+    assert len(read_runs(str(runs))) == 5
+
+
+def test_metrics_that_cannot_be_read_are_damage_by_name(runs, monkeypatch):
+    path = next(runs.glob("*/metrics.json"))
+    text_of = store.text_of
+
+    def refused(asked):
+        if asked == path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return text_of(asked)
+
+    monkeypatch.setattr(store, "text_of", refused)
+    with pytest.raises(store.Damaged, match=f"{path}: permission denied"):
+        store.RunFolder(path.parent).metrics()
