@@ -185,7 +185,7 @@ class Pool:
                 elif not todo and not elsewhere and not busy:
                     return outcomes, ""
                 else:
-                    _give_up(tasks, outcomes, todo, screen)
+                    give_up(tasks, outcomes, todo, screen)
                     ready = _ready(tasks, outcomes, todo)
                     if not ready and elsewhere and time.monotonic() >= again:
                         todo.extendleft(reversed(elsewhere))
@@ -299,7 +299,7 @@ def _ready(
     return deque(n for n, after in afters if after is None or outcomes[after] is not None)
 
 
-def _give_up(
+def give_up(
     tasks: Sequence[Task], outcomes: list[Outcome | None], todo: deque[int], screen: Screen
 ) -> None:
     """Students whose teacher has failed."""

@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -25,11 +26,11 @@ from types import FrameType
 from typing import Any
 
 from lsexp import files
-from lsexp.config import SlurmConfig, TrainConfig
+from lsexp.config import FOREIGN, SlurmConfig, TrainConfig, walk
 from lsexp.data.sources import data_folder
 from lsexp.errors import UserError
 from lsexp.launch.plan import Plan, seconds_of_training
-from lsexp.launch.pool import Outcome, Pool, Screen, Task, caught_signals
+from lsexp.launch.pool import Outcome, Pool, Screen, Task, caught_signals, give_up
 from lsexp.runs import claims
 from lsexp.runs.store import runs_folder
 from lsexp.text import duration, plural, say
@@ -37,6 +38,9 @@ from lsexp.training.history import EpochRow
 
 DETACHED = "--detach"
 """Why the work stopped here: nobody waits for the jobs."""
+PATIENCE_SECONDS = 90.0
+"""With a queue that does not answer, and with folders of runs that a network file system shows late
+when no job is there any more."""
 MOST_POLL_SECONDS = 20.0
 """Between two looks at the queue and at the run folders, later on; at first they are shorter."""
 GONE_AFTER = 3
@@ -79,7 +83,8 @@ class Jobs:
     def cost(self, kinds: Sequence[tuple[Plan, float, int]]) -> str:
         """As that of `Hands`."""
         launcher, on_gpu = self.launcher, self.launcher.gpus_per_node > 0
-        jobs = self.number(sum(number for _, _, number in kinds))
+        runs = sum(number for _, _, number in kinds)
+        jobs = self.number(runs)
         counts = f", {plural(jobs, 'job')} of {plural(launcher.runs_per_job, 'run')}"
         if launcher.images_per_second is not None:
             trains = [plan.config.train for plan, _, _ in kinds]
@@ -91,7 +96,7 @@ class Jobs:
             return f"{counts}; launcher.images_per_second= of a job gives an estimate"
         else:
             seconds = sum(seconds_of_training(plan) * share for plan, share, _ in kinds)
-            seconds /= self.workers
+            seconds /= min(self.workers, math.ceil(runs / jobs))
             by = "at this machine's speed"
         at_once = min(jobs, launcher.jobs_at_once or jobs)
         hours = seconds / 3600 * (1 if on_gpu else self.cores)
@@ -111,6 +116,24 @@ def jobs_for(
         raise UserError(f"device={base.device}: with launcher.gpus_per_node={wanted}")
     if not on_gpu and (members or 1) > 1:
         raise UserError(f"members={members}: goes with launcher.gpus_per_node=1")
+    if isinstance(base.model, FOREIGN):
+        if (members or 1) > 1:
+            raise UserError(
+                f"members={members}: {base.model.name} draws from a generator that a "
+                f"process has once; workers= trains with more processes"
+            )
+        members = 1
+    limit, delay = 60 * launcher.timeout_min, launcher.signal_delay_s
+    if limit < delay + 60 or delay > max(600, limit // 5):
+        raise UserError(
+            f"launcher.signal_delay_s={delay}: must leave a minute of launcher.timeout_min="
+            f"{launcher.timeout_min}, and be at most a fifth of it or 600"
+        )
+    for name, _, value in walk(launcher, "launcher."):
+        values = [*value, *value.values()] if isinstance(value, dict) else value
+        for one in values if isinstance(values, list) else [values]:
+            if not str(one).isprintable():
+                raise UserError(f"{name}={one!r}: must be on one line")
     cores = launcher.cpus_per_task
     if cores is not None and cores < threads:
         raise UserError(f"launcher.cpus_per_task={cores}: must be at least threads={threads}")
@@ -159,6 +182,7 @@ class Cluster:
         self._ended = ""
         """The job that ended last."""
         self._said = ""
+        self.patience = PATIENCE_SECONDS
 
     def train(
         self, tasks: Sequence[Task], screen: Screen, *, members: int = 1
@@ -167,7 +191,7 @@ class Cluster:
         failures = [plan.folder.failure() for plan in self.plans]
         outcomes: list[Outcome | None] = [None] * len(tasks)
         looks = [_Look(number, plan, screen) for number, plan in enumerate(self.plans)]
-        queue = self._queue() or {}
+        queue = self._queue_at_first()
         self.states = {job: state for job, state in queue.items() if state in ALIVE}
         lacking = self.jobs.number(len(tasks)) - len(self.states)
         if self.states:
@@ -178,7 +202,7 @@ class Cluster:
             screen.say("none is wanted beside them")
         if self.detach:
             return outcomes, DETACHED
-        pause, again = 0.5, 0.0
+        pause, again, alone = 0.5, 0.0, 0.0
         with caught_signals() as signals:
             while True:
                 for number, look in enumerate(looks):
@@ -186,6 +210,7 @@ class Cluster:
                         outcomes[number] = look.outcome(failures[number])
                         if outcomes[number] is not None:
                             screen.end(number, outcomes[number])
+                self._give_up(tasks, outcomes, screen)
                 if None not in outcomes:
                     self._tidy(outcomes, signals)
                     return outcomes, ""
@@ -196,14 +221,18 @@ class Cluster:
                     pause = min(MOST_POLL_SECONDS, 1.2 * pause)
                     again = time.monotonic() + pause
                     self._watch(tasks, screen)
-                    if not self.states:
-                        left = outcomes.count(None)
-                        raise UserError(
-                            f"{plural(left, 'run')} left, and no job is there any more"
-                            f"{self._last_words()}; the same command goes on",
-                            exit_code=1,
-                        )
+                    alone = 0.0 if self.states else alone or time.monotonic()
+                    if alone and time.monotonic() - alone >= self.patience:
+                        left = f"no job is there any more{self._last_words()}"
+                        return [one or Outcome(error=left) for one in outcomes], ""
                 time.sleep(min(1.0, pause))
+
+    def _give_up(
+        self, tasks: Sequence[Task], outcomes: list[Outcome | None], screen: Screen
+    ) -> None:
+        """Students whose teacher has failed, as the pools of the jobs do."""
+        todo = deque(number for number, one in enumerate(outcomes) if one is None)
+        give_up(tasks, outcomes, todo, screen)
 
     def _submit(
         self, tasks: Sequence[Task], count: int, screen: Screen, *, second: bool = False
@@ -225,12 +254,14 @@ class Cluster:
             "slurm_setup": launcher.setup or None,
             "slurm_array_parallelism": launcher.jobs_at_once or count,
             "gpus_per_node": launcher.gpus_per_node or None,
+            # Slurm 22.05 and later do not hand the cores of a job to its steps.
+            "slurm_srun_args": [f"--cpus-per-task={self.jobs.cores}"],
             "slurm_additional_parameters": {"requeue": True, **launcher.sbatch},
         }
         # As any node can take them: folders by their whole path, the device that it has.
         everywhere = partial(
             replace,
-            device=self.base.device,
+            device="cuda" if launcher.gpus_per_node else "cpu",
             runs_dir=str(self.runs_dir),
             data_dir=str(data_folder(self.base.data_dir).absolute()),
         )
@@ -260,6 +291,15 @@ class Cluster:
         if second:
             self._second.add(ids[0])
 
+    def _queue_at_first(self) -> dict[str, str]:
+        """As `_queue`; nothing is submitted where jobs of before may be there unseen."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (queue := self._queue()) is None:
+            if time.monotonic() >= deadline:
+                raise UserError("launcher=slurm: squeue does not answer, see above", exit_code=1)
+            time.sleep(5)
+        return queue
+
     def _queue(self) -> dict[str, str] | None:
         """State of each job of this name that Slurm still knows; None where it does not answer."""
         command = ["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-n", self.name]
@@ -271,7 +311,7 @@ class Cluster:
             told = getattr(error, "stderr", None) or str(error)
             self._say_once(f"squeue: {' '.join(told.split())}; asked again")
             return None
-        rows = (line.split("|") for line in done.stdout.split())
+        rows = [line.split("|") for line in done.stdout.split() if "|" in line]
         return {row[0]: row[1] for row in rows}
 
     def _watch(self, tasks: Sequence[Task], screen: Screen) -> None:
@@ -365,7 +405,7 @@ class _Look:
             return
         path = claims.attempt_folder(self.plan.folder.path, record["nonce"]) / "history.csv"
         rows = []
-        with contextlib.suppress(OSError, ValueError, KeyError), path.open() as file:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), path.open() as file:
             rows = [_row(line) for line in csv.DictReader(file)]
         step = rows[-1].step if rows else 0
         if step == self._step:
@@ -451,8 +491,8 @@ def _is_cancelled() -> bool:
 
 
 def name_of(plans: Sequence[Plan]) -> str:
-    """Of the jobs for these runs."""
-    names = sorted(plan.folder.path.name for plan in plans)
+    """Of the jobs for these runs in their folder."""
+    names = sorted(str(plan.folder.path.resolve()) for plan in plans)
     return f"lsexp-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}"
 
 

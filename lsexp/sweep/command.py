@@ -145,6 +145,8 @@ def carry_out(
             failed, stopped = train(pool, left.todo, command, hands)
             errors += failed
         if stopped == DETACHED:
+            for line in errors:
+                say(f"lsexp: {line}")
             say("the same command, without --detach, watches them and draws what they have made")
             return 0
     for line in errors:

@@ -16,6 +16,7 @@ from lsexp import load_outputs, load_runs
 from lsexp.cli import main
 from lsexp.errors import UserError
 from lsexp.runs.tensors import unpacked
+from lsexp.sweep import manifest
 
 RUNS = [*TINY, "recipe=digits_shifted", "eps=0,0.1", "seeds=1", "train.steps=60"]
 SWEEP = ["sweep", "information", *RUNS, "workers=1", "snapshots=4", "classes=3,5"]
@@ -184,6 +185,7 @@ def test_a_damaged_record_of_a_sweep_is_never_believed(
     cwd = shutil.copytree(whole, tmp_path / "cwd")
     shutil.rmtree(cwd / "out")
     monkeypatch.chdir(cwd)
+    manifest._tell.cache_clear()  # said in this process of a folder of this name
     [record] = cwd.glob("runs/.sweeps/*.json")
     was = json.loads(record.read_text())
     damage(record, how, random.Random(f"{how} {case}"))

@@ -14,7 +14,7 @@ from support import tiny_plan
 from lsexp.launch import local
 from lsexp.launch.local import execute
 from lsexp.launch.plan import Planner, plan
-from lsexp.launch.pool import Outcome, Pool, Task, _give_up, _ready, _signals, _Work, _Worker
+from lsexp.launch.pool import Outcome, Pool, Task, _ready, _Work, _Worker, caught_signals, give_up
 from lsexp.runs.claims import acquire
 from lsexp.training.bank import stepper
 
@@ -63,7 +63,7 @@ def test_a_student_waits_for_its_teacher_and_is_given_up_with_it(tmp_path):
     assert list(_ready(tasks, outcomes, todo)) == [2, 1]
     outcomes[2] = Outcome(error="no")
     todo.remove(2)
-    _give_up(tasks, outcomes, todo, screen)
+    give_up(tasks, outcomes, todo, screen)
     assert list(todo) == [4, 1]
     assert outcomes[3].error == "its teacher failed (run 2)"
     assert list(screen.ended) == [3]
@@ -73,10 +73,10 @@ def test_a_student_waits_for_its_teacher_and_is_given_up_with_it(tmp_path):
 def test_signals_are_collected_and_the_handlers_come_back_only_without_one(number):
     before = signal.getsignal(number)
     try:
-        with _signals() as caught:
+        with caught_signals() as caught:
             assert caught == []
         assert signal.getsignal(number) == before
-        with _signals() as caught:
+        with caught_signals() as caught:
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)
         assert caught == [signal.Signals(number).name] * 2

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support import change_metrics, lsexp, names
 
+from lsexp import files
 from lsexp.cli import main
 from lsexp.report.content import Drawn, Judged, OfRecipe, Section, Table, _ran, _reduced
 from lsexp.report.pages import as_html, as_markdown
@@ -375,16 +376,23 @@ def test_what_cannot_be_read_or_drawn_does_not_end_a_report(fewer, tmp_path):
     folder = shutil.copytree(fewer, tmp_path / "odd")
     sweeps = folder / "runs" / ".sweeps"
     whole = json.loads(next(sweeps.glob("eps-*.json")).read_text())
+    del whole["seal"]
     part = whole["parts"][0]
+
+    def write(number, parts):
+        changed = whole | {"parts": parts}
+        text = json.dumps({**changed, "seal": files.seal(changed)})
+        (sweeps / f"eps-{number}.json").write_text(text)
+
     for number, parts in enumerate(
         ([], [part | {"keys": {"unheard_of": 1}}], [part | {"chosen": {}}], [part | {"runs": [1]}])
     ):
-        (sweeps / f"eps-{number}.json").write_text(json.dumps(whole | {"parts": parts}))
+        write(number, parts)
     other = [
         part | {"chosen": part["chosen"] | {"recipe": "other"}, "runs": [
             run | {"name": f"no-{run['name']}"} for run in part["runs"]]}
     ]  # fmt: skip
-    (sweeps / "eps-9.json").write_text(json.dumps(whole | {"parts": other}))
+    write(9, other)
     done = lsexp("report", "eps", cwd=folder)
     assert done.returncode == 0, done.stderr
     text = parsed((folder / "out/report-eps/report.html").read_text())[1]
