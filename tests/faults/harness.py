@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from support import Started, history, lsexp, weights
 
 INJECT = Path(__file__).parent / "inject"
 TIMES = int(os.environ.get("LSEXP_FAULTS", 1))
 """How many of each kind; `make faults` sets it."""
+MANY = pytest.mark.skipif("LSEXP_FAULTS" not in os.environ, reason="`make faults` runs it")
+"""Of tests that the suite has no time for, which makes a dozen faults in a minute."""
 CLOCK = ("seconds", "images_per_second", "provenance", "checksums")
 """Of the metrics, what a clock decides."""
 

@@ -15,7 +15,7 @@ import sys
 import time
 
 import pytest
-from faults.harness import ENV, TIMES, Scene, ended, runs, told_in_a_line
+from faults.harness import ENV, MANY, TIMES, Scene, ended, runs, told_in_a_line
 from support import TINY, lsexp, until_it_saves
 
 # Dropout and shifts, so that every generator counts; checkpoints as often as the loop looks.
@@ -60,13 +60,13 @@ def scene(tmp_path_factory):
 
 KILLS = [
     ("train", "command", "kill"),
-    ("train", "command", "torn"),
-    ("aside", "command", "kill"),
     ("measure", "command", "torn"),
     ("sweep", "command", "kill"),
     ("sweep", "worker", "torn"),
-    ("report", "command", "torn"),
-    ("repair", "command", "kill"),
+    pytest.param("train", "command", "torn", marks=MANY),
+    pytest.param("aside", "command", "kill", marks=MANY),
+    pytest.param("report", "command", "torn", marks=MANY),
+    pytest.param("repair", "command", "kill", marks=MANY),
 ]
 
 
@@ -100,6 +100,7 @@ def test_stopped_by_a_signal(scene, tmp_path, happened, case):
     of.check(tmp_path / "cwd")
 
 
+@MANY
 @pytest.mark.parametrize("case", range(TIMES))
 def test_killed_at_any_moment(scene, tmp_path, happened, case):
     name = ("train", "sweep", "measure")[case % 3]
@@ -167,6 +168,7 @@ def test_a_small_disk(scene, disk, happened, case):
     of.check(cwd)
 
 
+@MANY
 def test_a_folder_that_is_read_only(scene, disk, happened):
     of = scene("sweep")
     cwd = disk("size=100m,ro")
@@ -255,6 +257,7 @@ def test_a_worker_without_memory(scene, tmp_path, happened, case):
     of.check(tmp_path / "cwd")
 
 
+@MANY
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_stop_within_seconds_and_nothing_is_lost(tmp_path, number):
     process = lsexp(
@@ -278,6 +281,7 @@ def test_signals_stop_within_seconds_and_nothing_is_lost(tmp_path, number):
     assert len(list(folder.glob("attempt-*/checkpoint.pt"))) == 1
 
 
+@MANY
 def test_nohup_keeps_a_run_alive(tmp_path):
 
     words = ["train", *TINY, "train.steps=4000", "artifacts.checkpoint_seconds=0"]
