@@ -77,11 +77,13 @@ class _Lasting(io.FileIO):
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
-            return len(data)
+            if isinstance(error, BrokenPipeError):
+                return len(data)
+            raise  # a full disk: it is told once
 
 
 def _lasting(stream: Any) -> Any:
