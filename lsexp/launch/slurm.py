@@ -336,10 +336,16 @@ class Cluster:
                 screen.say(f"job {job}, the second try, ended {ended} ({log})")
             else:
                 screen.say(f"job {job} ended {ended} ({log}); another takes its place")
-                self._submit(tasks, 1, screen, second=True)
+                try:
+                    self._submit(tasks, 1, screen, second=True)
+                except UserError as error:  # the others go on
+                    screen.say(f"lsexp: {error}")
 
     def _tidy(self, outcomes: Sequence[Outcome | None], signals: list[str]) -> None:
         """Jobs end by themselves when all runs have; their files go where none has failed."""
+        pending = ["scancel", "--state=PENDING", f"--name={self.name}", f"--user={os.getuid()}"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # they would find nothing
+            subprocess.run(pending, capture_output=True, timeout=60)
         deadline = time.monotonic() + 60
         while self.states and not signals and time.monotonic() < deadline:
             queue = self._queue()
