@@ -144,7 +144,7 @@ def cluster():
 
 JOBS = ["launcher=slurm", "launcher.runs_per_job=2", "launcher.cpus_per_task=1"]
 ONE_JOB = [JOBS[0], "launcher.runs_per_job=4", JOBS[2]]
-LONG = [*TINY, "eps=0,0.1", "seeds=2", "train.steps=20000", "artifacts.checkpoint_seconds=2"]
+LONG = [*TINY, "eps=0,0.1", "seeds=2", "train.steps=60000", "artifacts.checkpoint_seconds=2"]
 
 
 def start(cwd, *words):
