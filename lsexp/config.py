@@ -407,7 +407,9 @@ class SlurmConfig(LauncherConfig):
     jobs_at_once: int | None = key(
         None, "jobs that may run at the same time; null: all", at_least=1, at_most=10_000
     )
-    gpus_per_node: int = key(0, "GPUs of a job, which trains on one; 0: on CPUs", at_most=1)
+    gpus_per_node: int = key(
+        0, "GPUs of a job, which trains on one; 0: on CPUs", at_least=0, at_most=1
+    )
     cpus_per_task: int | None = key(
         None,
         "cores of a job; null: one for each thread of its runs, 4 beside a GPU",

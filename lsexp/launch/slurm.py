@@ -109,7 +109,7 @@ class Jobs:
 def jobs_for(
     launcher: SlurmConfig, base: TrainConfig, workers: int | None, members: int | None
 ) -> Jobs:
-    """Raises UserError where there is no Slurm, no submitit, or no room for what is asked."""
+    """Raises UserError where what is asked does not go together."""
     threads, on_gpu = base.threads or 1, launcher.gpus_per_node > 0
     if base.device == ("cpu" if on_gpu else "cuda"):
         wanted = "0, a job trains on CPUs" if on_gpu else "1, a job trains on a GPU"
@@ -182,7 +182,6 @@ class Cluster:
         self._ended = ""
         """The job that ended last."""
         self._said = ""
-        self.patience = PATIENCE_SECONDS
 
     def train(
         self, tasks: Sequence[Task], screen: Screen, *, members: int = 1
@@ -210,7 +209,8 @@ class Cluster:
                         outcomes[number] = look.outcome(failures[number])
                         if outcomes[number] is not None:
                             screen.end(number, outcomes[number])
-                self._give_up(tasks, outcomes, screen)
+                todo = deque(number for number, one in enumerate(outcomes) if one is None)
+                give_up(tasks, outcomes, todo, screen)  # as the pools of the jobs do
                 if None not in outcomes:
                     self._tidy(outcomes, signals)
                     return outcomes, ""
@@ -222,17 +222,10 @@ class Cluster:
                     again = time.monotonic() + pause
                     self._watch(tasks, screen)
                     alone = 0.0 if self.states else alone or time.monotonic()
-                    if alone and time.monotonic() - alone >= self.patience:
+                    if alone and time.monotonic() - alone >= PATIENCE_SECONDS:
                         left = f"no job is there any more{self._last_words()}"
                         return [one or Outcome(error=left) for one in outcomes], ""
                 time.sleep(min(1.0, pause))
-
-    def _give_up(
-        self, tasks: Sequence[Task], outcomes: list[Outcome | None], screen: Screen
-    ) -> None:
-        """Students whose teacher has failed, as the pools of the jobs do."""
-        todo = deque(number for number, one in enumerate(outcomes) if one is None)
-        give_up(tasks, outcomes, todo, screen)
 
     def _submit(
         self, tasks: Sequence[Task], count: int, screen: Screen, *, second: bool = False

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_without_a_slurm_it_says_so_and_tells_the_cost_all_the_same(tmp_path, mo
 def cluster():
     if not os.environ.get("LSEXP_SLURM"):
         pytest.skip("`make slurm-test` runs these, with a Slurm of its own")
-    folder = Path("/tmp") / f"lsexp-slurm-{os.getpid()}"  # sockets have short names
+    folder = Path(tempfile.gettempdir()) / f"lsexp-slurm-{os.getpid()}"  # sockets have short names
     told = subprocess.run([SCRIPT, "up", folder], stdout=subprocess.PIPE, text=True, check=True)
     name, _, value = told.stdout.split()[-1].partition("=")
     before = os.environ.get(name)
