@@ -417,7 +417,7 @@ class SlurmConfig(LauncherConfig):
         at_most=1024,
     )
     mem_gb: float | None = key(
-        None, "GB of memory of a job; null: what the cluster gives", more_than=0, at_most=1e5
+        None, "GB of memory of a job; null: what the cluster gives", at_least=0.1, at_most=1e5
     )
     timeout_min: int = key(
         240, "minutes; then a job is put back and goes on later", at_least=1, at_most=10**6

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,10 @@ from lsexp.runs.store import runs_folder
 from lsexp.text import duration, plural, say
 from lsexp.training.history import EpochRow
 
+FOLDER = ".slurm"
+"""In the folder of runs: what Slurm and submitit write."""
+TOO_OFTEN = "timed-out too many times"
+"""In the log of a job whose requeues are used up: submitit's words."""
 DETACHED = "--detach"
 """Why the work stopped here: nobody waits for the jobs."""
 PATIENCE_SECONDS = 90.0
@@ -43,12 +47,30 @@ PATIENCE_SECONDS = 90.0
 when no job is there any more."""
 MOST_POLL_SECONDS = 20.0
 """Between two looks at the queue and at the run folders, later on; at first they are shorter."""
+MOST_OF_THE_TIME = 0.1
+"""That looking at run folders may take: a network file system answers slowly."""
 GONE_AFTER = 3
 """A job that so many looks at the queue have not shown has ended."""
 ALIVE = (
     *("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING"),
     *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SIGNALING", "STAGE_OUT", "SPECIAL_EXIT"),
 )
+
+USUAL = ("None", "Priority", "Resources", "BeginTime", "JobArrayTaskLimit", "Cleaning", "Prolog")
+"""Why a job waits that will start by itself."""
+OURS = dict.fromkeys(
+    ("job-name", "array", "output", "error", "open-mode", "ntasks", "ntasks-per-node", "wrap"),
+    "the launcher",
+) | {
+    "time": "launcher.timeout_min",
+    "signal": "launcher.signal_delay_s",
+    "mem": "launcher.mem_gb",
+    "cpus-per-task": "launcher.cpus_per_task",
+    **{name: f"launcher.{name}" for name in ("partition", "account", "qos", "constraint")},
+    "gpus-per-node": "launcher.gpus_per_node",
+    "nodes": "the launcher: a job has one",
+}
+"""Options of sbatch that are not to be given beside: who sets them."""
 
 
 def as_planned_here(config: TrainConfig, launcher: SlurmConfig) -> TrainConfig:
@@ -57,8 +79,13 @@ def as_planned_here(config: TrainConfig, launcher: SlurmConfig) -> TrainConfig:
     What `precision=auto` means is part of a run's name, so it is settled here, for all nodes: on
     CPUs as it is timed here, on GPUs as bf16.
     """
-    bf16 = launcher.gpus_per_node > 0 and config.precision == "auto"
-    return replace(config, device="cpu", precision="bf16" if bf16 else config.precision)
+    precision = "bf16" if settles_precision(config, launcher) else config.precision
+    return replace(config, device="cpu", precision=precision)
+
+
+def settles_precision(config: TrainConfig, launcher: SlurmConfig) -> bool:
+    """Whether a precision is chosen for nodes that may not be like this machine: bf16."""
+    return launcher.gpus_per_node > 0 and config.precision == "auto"
 
 
 @dataclass
@@ -85,7 +112,7 @@ class Jobs:
         launcher, on_gpu = self.launcher, self.launcher.gpus_per_node > 0
         runs = sum(number for _, _, number in kinds)
         jobs = self.number(runs)
-        counts = f", {plural(jobs, 'job')} of {plural(launcher.runs_per_job, 'run')}"
+        counts = f", {plural(jobs, 'job')} of {plural(min(launcher.runs_per_job, runs), 'run')}"
         if launcher.images_per_second is not None:
             trains = [plan.config.train for plan, _, _ in kinds]
             images = [train.steps * train.batch_size for train in trains]
@@ -107,9 +134,13 @@ class Jobs:
 
 
 def jobs_for(
-    launcher: SlurmConfig, base: TrainConfig, workers: int | None, members: int | None
+    launcher: SlurmConfig, base: TrainConfig, workers: int | None, members: int | None, runs: int
 ) -> Jobs:
-    """Raises UserError where what is asked does not go together."""
+    """Who trains so many runs.
+
+    Raises:
+        UserError: what is asked does not go together.
+    """
     threads, on_gpu = base.threads or 1, launcher.gpus_per_node > 0
     if base.device == ("cpu" if on_gpu else "cuda"):
         wanted = "0, a job trains on CPUs" if on_gpu else "1, a job trains on a GPU"
@@ -134,10 +165,24 @@ def jobs_for(
         for one in values if isinstance(values, list) else [values]:
             if not str(one).isprintable():
                 raise UserError(f"{name}={one!r}: must be on one line")
+    for name, value in launcher.sbatch.items():
+        option = str(name).replace("_", "-")
+        if option in OURS:
+            raise UserError(f"launcher.sbatch: {name} is set by {OURS[option]}, leave it out")
+        if isinstance(value, dict | list) or not option.replace("-", "").isalnum():
+            raise UserError(
+                f"launcher.sbatch: {name}={value!r}: must be a long option of sbatch with a word, "
+                f"a number, or true; false or null leaves it out"
+            )
     cores = launcher.cpus_per_task
     if cores is not None and cores < threads:
         raise UserError(f"launcher.cpus_per_task={cores}: must be at least threads={threads}")
-    most = 1 if on_gpu else cores // threads if cores else launcher.runs_per_job
+    if cores is not None and not on_gpu and (workers or 1) * threads > cores:
+        raise UserError(
+            f"workers={workers}: need {(workers or 1) * threads} cores with threads={threads}, a "
+            f"job has launcher.cpus_per_task={cores}"
+        )
+    most = 1 if on_gpu else cores // threads if cores else min(launcher.runs_per_job, runs)
     return Jobs(launcher, workers or most, threads, members if on_gpu else 1)
 
 
@@ -172,7 +217,7 @@ class Cluster:
         self.jobs, self.plans, self.name = jobs, plans, name
         self.base, self.detach = base, detach
         self.runs_dir = runs_folder(base.runs_dir).absolute()
-        self.folder = self.runs_dir / ".slurm" / name
+        self.folder = self.runs_dir / FOLDER / name
         """For what Slurm and submitit write."""
         self.states: dict[str, str] = {}
         """Of the jobs that are looked after, as the queue showed them last."""
@@ -181,13 +226,12 @@ class Cluster:
         """Those that have taken the place of another."""
         self._ended = ""
         """The job that ended last."""
-        self._said = ""
+        self._said: set[str] = set()
 
     def train(
         self, tasks: Sequence[Task], screen: Screen, *, members: int = 1
     ) -> tuple[list[Outcome | None], str]:
         """As `Pool.train`, by jobs; they go on when this is stopped."""
-        failures = [plan.folder.failure() for plan in self.plans]
         outcomes: list[Outcome | None] = [None] * len(tasks)
         looks = [_Look(number, plan, screen) for number, plan in enumerate(self.plans)]
         queue = self._queue_at_first()
@@ -195,20 +239,27 @@ class Cluster:
         lacking = self.jobs.number(len(tasks)) - len(self.states)
         if self.states:
             screen.say(f"{plural(len(self.states), 'job')} of before {_go(self.states)} on")
+        again = [plan for plan in self.plans if plan.folder.failure() is not None]
+        for plan in again:  # only asked for with retry_failed: once, not by every job
+            plan.folder.forget_failure()
+        if again:  # jobs of before have passed them
+            lacking = max(1, lacking)
         if lacking > 0:
             self._submit(tasks, lacking, screen)
         elif self.detach:
             screen.say("none is wanted beside them")
         if self.detach:
             return outcomes, DETACHED
-        pause, again, alone = 0.5, 0.0, 0.0
+        pause, ask, alone = 0.5, 0.0, 0.0
         with caught_signals() as signals:
             while True:
+                began = time.monotonic()
                 for number, look in enumerate(looks):
                     if outcomes[number] is None:
-                        outcomes[number] = look.outcome(failures[number])
+                        outcomes[number] = look.outcome()
                         if outcomes[number] is not None:
                             screen.end(number, outcomes[number])
+                took = time.monotonic() - began
                 todo = deque(number for number, one in enumerate(outcomes) if one is None)
                 give_up(tasks, outcomes, todo, screen)  # as the pools of the jobs do
                 if None not in outcomes:
@@ -217,20 +268,23 @@ class Cluster:
                 if signals:
                     say(f"the jobs go on; `scancel --name={self.name}` stops them")
                     return outcomes, signals[0]
-                if time.monotonic() >= again:
+                if time.monotonic() >= ask:
                     pause = min(MOST_POLL_SECONDS, 1.2 * pause)
-                    again = time.monotonic() + pause
+                    ask = time.monotonic() + pause
                     self._watch(tasks, screen)
                     alone = 0.0 if self.states else alone or time.monotonic()
                     if alone and time.monotonic() - alone >= PATIENCE_SECONDS:
                         left = f"no job is there any more{self._last_words()}"
                         return [one or Outcome(error=left) for one in outcomes], ""
-                time.sleep(min(1.0, pause))
+                least = min(MOST_POLL_SECONDS, took / MOST_OF_THE_TIME)
+                until = time.monotonic() + max(min(1.0, pause), least)
+                while not signals and (left_s := until - time.monotonic()) > 0:
+                    time.sleep(min(0.2, left_s))
 
     def _submit(
         self, tasks: Sequence[Task], count: int, screen: Screen, *, second: bool = False
     ) -> None:
-        """As one array. One job alone tries again what has failed."""
+        """As one array."""
         import submitit
 
         launcher = self.jobs.launcher
@@ -249,7 +303,11 @@ class Cluster:
             "gpus_per_node": launcher.gpus_per_node or None,
             # Slurm 22.05 and later do not hand the cores of a job to its steps.
             "slurm_srun_args": [f"--cpus-per-task={self.jobs.cores}"],
-            "slurm_additional_parameters": {"requeue": True, **launcher.sbatch},
+            "slurm_additional_parameters": {
+                name: value
+                for name, value in {"requeue": True, **launcher.sbatch}.items()
+                if value is not None and value is not False
+            },
         }
         # As any node can take them: folders by their whole path, the device that it has.
         everywhere = partial(
@@ -258,8 +316,10 @@ class Cluster:
             runs_dir=str(self.runs_dir),
             data_dir=str(data_folder(self.base.data_dir).absolute()),
         )
-        first = [replace(task, config=everywhere(task.config)) for task in tasks]
-        others = [replace(task, config=replace(task.config, retry_failed=False)) for task in first]
+        theirs = [
+            replace(task, config=everywhere(replace(task.config, retry_failed=False)))
+            for task in tasks
+        ]
         try:
             executor = submitit.AutoExecutor(
                 self.folder, cluster="slurm", slurm_max_num_timeout=launcher.requeues
@@ -267,12 +327,12 @@ class Cluster:
             executor.update_parameters(
                 **{name: value for name, value in wanted.items() if value is not None}
             )
-            with executor.batch():
-                found = [
-                    executor.submit(Share(others if place else first, self.jobs))
-                    for place in range(count)
-                ]
-        except (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
+            with _outside_of_jobs(), executor.batch():
+                found = [executor.submit(Share(theirs, self.jobs)) for _ in range(count)]
+        except (
+            *(submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError),
+            *(subprocess.SubprocessError, OSError),
+        ) as error:
             lines = [s for s in str(error).splitlines() if "error:" in s or "fatal:" in s]
             raise UserError(
                 f"launcher=slurm: {lines[-1].strip() if lines else error}", exit_code=1
@@ -295,17 +355,16 @@ class Cluster:
 
     def _queue(self) -> dict[str, str] | None:
         """State of each job of this name that Slurm still knows; None where it does not answer."""
-        command = ["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-n", self.name]
         try:
-            done = subprocess.run(
-                [*command, "-o", "%i|%T"], capture_output=True, text=True, timeout=60, check=True
-            )
+            rows = _squeue(self.name)
         except (OSError, subprocess.SubprocessError) as error:
             told = getattr(error, "stderr", None) or str(error)
             self._say_once(f"squeue: {' '.join(told.split())}; asked again")
             return None
-        rows = [line.split("|") for line in done.stdout.split() if "|" in line]
-        return {row[0]: row[1] for row in rows}
+        for job, state, why in rows:
+            if state == "PENDING" and why not in USUAL:
+                self._say_once(f"job {job} waits: {why}; `squeue --name={self.name}` tells more")
+        return {job: state for job, state, _ in rows}
 
     def _watch(self, tasks: Sequence[Task], screen: Screen) -> None:
         """Learn how the jobs are, and give one that was killed a second try."""
@@ -325,6 +384,9 @@ class Cluster:
             ended, log = state or "and left the queue", f"log: {self._log(job)}"
             if state == "CANCELLED":
                 screen.say(f"job {job} was cancelled ({log})")
+            elif TOO_OFTEN in _end_of(self._log(job)):
+                times = plural(self.jobs.launcher.requeues, "time")
+                screen.say(f"job {job} came to its limit, put back {times} before ({log})")
             elif job in self._second:
                 screen.say(f"job {job}, the second try, ended {ended} ({log})")
             else:
@@ -346,17 +408,13 @@ class Cluster:
                 self.states = {job: s for job, s in queue.items() if s in ALIVE}
             time.sleep(0.5)
         if not self.states and all(one is not None and one.error is None for one in outcomes):
-            with contextlib.suppress(OSError):
-                files.remove(self.folder)
-                self.folder.parent.rmdir()
+            _remove(self.folder)
 
     def _last_words(self) -> str:
         """The last line of the log of the job that ended last."""
         log = self._log(self._ended)
-        with contextlib.suppress(OSError):
-            lines = log.read_text(errors="replace").split("\n")
-            return f"; {log} ends: {next((s for s in reversed(lines) if s.strip()), '')!r}"
-        return f"; log: {log}"
+        lines = [line for line in _end_of(log).splitlines() if line.strip()]
+        return f"; {log} ends: {lines[-1]!r}" if lines else f"; log: {log}"
 
     def _log(self, job: str) -> Path:
         return self.folder / f"{job}_0_log.err"
@@ -366,8 +424,8 @@ class Cluster:
         return self.folder / f"{job}_0_result.pkl"
 
     def _say_once(self, message: str) -> None:
-        if message != self._said:
-            self._said = message
+        if message not in self._said:
+            self._said.add(message)
             say(message)
 
     def __enter__(self) -> Cluster:
@@ -384,8 +442,8 @@ class _Look:
         self.number, self.plan, self.screen = number, plan, screen
         self._step = -1
 
-    def outcome(self, failure: dict[str, Any] | None) -> Outcome | None:
-        """How the run ended; None: not yet. `failure`: that of before, which does not count."""
+    def outcome(self) -> Outcome | None:
+        """How the run ended; None: not yet."""
         folder = self.plan.folder
         try:
             if self.plan.done():
@@ -393,7 +451,7 @@ class _Look:
             now = folder.failure()
         except UserError as error:
             return Outcome(error=str(error))
-        if now is not None and now != failure:
+        if now is not None:
             return Outcome(error=str(now.get("error")))
         self._progress()
         return None
@@ -436,15 +494,18 @@ class Share:
     jobs: Jobs
 
     def __call__(self) -> None:
+        from submitit.core.job_environment import JobEnvironment
+
         from lsexp.launch.progress import SweepView
 
-        put_back = signal.getsignal(signal.SIGUSR2)  # submitit's
+        limit = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]  # SIGUSR2, or as its user has it
+        put_back = signal.getsignal(limit)  # submitit's
         asked: list[str] = []
 
         def note(number: int, _frame: FrameType | None) -> None:
             asked.append(signal.Signals(number).name)
 
-        for number in (signal.SIGUSR2, signal.SIGTERM):  # the limit comes; preempted or cancelled
+        for number in (limit, signal.SIGTERM):  # the limit comes; preempted or cancelled
             signal.signal(number, note)
         labels = [task.label for task in self.tasks]
         steps = [task.config.train.steps for task in self.tasks]
@@ -456,9 +517,9 @@ class Share:
             outcomes, _ = pool.train(self.tasks, view, members=members, signals=asked)
         if None in outcomes and asked:
             say(f"stopped by {asked[0]}, with checkpoints")
-            if asked[0] == "SIGUSR2" or not _is_cancelled():
+            if asked[0] == limit.name or not _is_cancelled():
                 assert callable(put_back)
-                put_back(signal.SIGUSR2, None)
+                put_back(limit, None)
             raise SystemExit(1)
 
     def checkpoint(self) -> Any:
@@ -487,6 +548,54 @@ def _is_cancelled() -> bool:
         ).stdout
         return "JobState=RUNNING" not in told
     return True
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Where a job submits jobs: they are not to have what it has."""
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    from submitit.helpers import clean_env
+
+    conf = os.environ.get("SLURM_CONF")
+    with clean_env():
+        if conf is not None:
+            os.environ["SLURM_CONF"] = conf
+        yield
+
+
+def _squeue(name: str) -> list[list[str]]:
+    """Jobs of this name that Slurm still knows: each with its state, and why it waits."""
+    command = ["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-n", name]
+    command += ["-o", "%i|%T|%r"]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("SQUEUE_")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=env)
+    return [line.split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2]
+
+
+def clear(runs_dir: Path, plans: Sequence[Plan]) -> None:
+    """Remove what is left of jobs for these runs, when they are done; not if any is alive."""
+    folder = runs_dir / FOLDER / name_of(plans)
+    if not folder.is_dir():
+        return
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if not any(state in ALIVE for _, state, _ in _squeue(folder.name)):
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        files.remove(folder)
+        folder.parent.rmdir()
+
+
+def _end_of(log: Path) -> str:
+    """Its last kilobytes; "" where there is none."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 8192))
+        return file.read().decode(errors="replace")
+    return ""
 
 
 def name_of(plans: Sequence[Plan]) -> str:

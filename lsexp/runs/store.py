@@ -200,7 +200,7 @@ class RunFolder:
         claim.release()
 
     def forget_failure(self) -> None:
-        """Make room for another try; by the owner only."""
+        """Make room for another try."""
         (self.path / "failure.json").unlink(missing_ok=True)
 
     def settle(self) -> None:

@@ -75,6 +75,11 @@ class Job:
     def manifest(self, rows: Sequence[Sequence[Planned]]) -> Manifest:
         aside = ("retry_failed=", "launcher=", "launcher.")
         kept = [word for word in self.words if not word.startswith(aside)]
+        launcher = self.asked[0].config.launcher
+        from lsexp.launch.slurm import settles_precision
+
+        if isinstance(launcher, SlurmConfig) and settles_precision(self.asked[0].base, launcher):
+            kept.append("precision=bf16")  # the runs are those, wherever they are asked for
         parts = [row.part(planned) for row, planned in zip(self.asked, rows, strict=True)]
         return Manifest(self.study, kept, parts)
 
@@ -107,7 +112,7 @@ def carry_out(
     """
     from lsexp.launch.plan import place_of_runs
     from lsexp.launch.pool import Pool
-    from lsexp.launch.slurm import DETACHED, Cluster, Jobs, jobs_for, name_of
+    from lsexp.launch.slurm import DETACHED, Cluster, Jobs, clear, jobs_for, name_of
 
     command = ["lsexp", verb, *words]
     first = jobs[0].asked[0]
@@ -116,7 +121,7 @@ def carry_out(
     launcher = first.config.launcher
     hands: Hands | Jobs
     if isinstance(launcher, SlurmConfig):
-        hands = jobs_for(launcher, base, first.config.workers, first.config.members)
+        hands = jobs_for(launcher, base, first.config.workers, first.config.members, count)
     elif detach:
         raise UserError("--detach: goes with launcher=slurm")
     else:
@@ -144,6 +149,8 @@ def carry_out(
             pool = pool or stack.enter_context(Pool(hands.workers, hands.threads))
             failed, stopped = train(pool, left.todo, command, hands)
             errors += failed
+        elif isinstance(hands, Jobs) and not errors:
+            clear(runs_dir, [planned.plan for planned in whole])
         if stopped == DETACHED:
             for line in errors:
                 say(f"lsexp: {line}")

@@ -41,20 +41,26 @@ def test_what_auto_means_is_the_same_for_all_nodes():
         ({}, None, (8, 8, 1)),
         ({"runs_per_job": 3}, None, (3, 3, 1)),
         ({"cpus_per_task": 5}, None, (5, 5, 1)),
+        ({"runs_per_job": 30}, None, (9, 9, 1)),
         ({"cpus_per_task": 5}, 2, (2, 5, 1)),
         ({"gpus_per_node": 1}, None, (1, 4, None)),
         ({"gpus_per_node": 1, "cpus_per_task": 2}, None, (1, 2, None)),
     ],
 )
 def test_workers_cores_and_members_of_a_job(launcher, workers, expected):
-    jobs = jobs_for(SlurmConfig(**launcher), base(), workers, None)
+    jobs = jobs_for(SlurmConfig(**launcher), base(), workers, None, 9)
     assert (jobs.workers, jobs.cores, jobs.members) == expected
 
 
 def test_cores_are_for_all_threads():
-    assert jobs_for(SlurmConfig(runs_per_job=3), base(threads=2), None, None).cores == 6
-    jobs = jobs_for(SlurmConfig(cpus_per_task=5), base(threads=2), None, None)
+    assert jobs_for(SlurmConfig(runs_per_job=3), base(threads=2), None, None, 9).cores == 6
+    jobs = jobs_for(SlurmConfig(cpus_per_task=5), base(threads=2), None, None, 9)
     assert (jobs.workers, jobs.cores) == (2, 5)
+
+
+def test_workers_have_cores():
+    with pytest.raises(UserError, match="workers=6: need 6 cores with threads=1, a job has"):
+        jobs_for(SlurmConfig(cpus_per_task=5), base(), 6, None, 9)
 
 
 @pytest.mark.parametrize(
@@ -69,32 +75,36 @@ def test_cores_are_for_all_threads():
         ({"partition": "a\nrm x"}, {}, None, r"launcher.partition=.*: must be on one line"),
         ({"setup": ["a\x1b"]}, {}, None, "launcher.setup="),
         ({"sbatch": {"a": "b\nc"}}, {}, None, "launcher.sbatch="),
+        ({"sbatch": {"job_name": "x"}}, {}, None, "launcher.sbatch: job_name is set by the launch"),
+        ({"sbatch": {"time": 5}}, {}, None, "time is set by launcher.timeout_min, leave it out"),
+        ({"sbatch": {"gres": ["gpu"]}}, {}, None, "launcher.sbatch: gres=.* must be a long option"),
+        ({"sbatch": {"a b": 1}}, {}, None, "launcher.sbatch: a b=1: must be a long option"),
         ({"gpus_per_node": 1}, {"model": CustomConfig()}, 2, "members=2: custom draws from"),
     ],
 )
 def test_what_does_not_go_together_is_told(launcher, config, members, message):
     with pytest.raises(UserError, match=message):
-        jobs_for(SlurmConfig(**launcher), base(**config), None, members)
+        jobs_for(SlurmConfig(**launcher), base(**config), None, members, 9)
 
 
 def test_the_cost_at_a_stated_speed(tmp_path):
     plan = tiny_plan(tmp_path, "train.steps=3600", "train.batch_size=100")
     kinds = [(plan, 6.0, 7)]  # seven runs, of which one is all but done
     assert jobs_for(
-        SlurmConfig(gpus_per_node=1, runs_per_job=2, images_per_second=100), base(), None, None
+        SlurmConfig(gpus_per_node=1, runs_per_job=2, images_per_second=100), base(), None, None, 7
     ).cost(kinds) == (
         ", 4 jobs of 2 runs: about 6 GPU-hours, 1 h 30 min with 4 at once, at "
         "launcher.images_per_second=100, evaluation apart"
     )
     told = jobs_for(
-        SlurmConfig(runs_per_job=2, images_per_second=100, jobs_at_once=1), base(), None, None
+        SlurmConfig(runs_per_job=2, images_per_second=100, jobs_at_once=1), base(), None, None, 7
     ).cost(kinds)
     assert "about 12 core-hours, 6 h 0 min with 1 at once" in told
-    measured = jobs_for(SlurmConfig(runs_per_job=4), base(), None, None).cost(kinds)
+    measured = jobs_for(SlurmConfig(runs_per_job=4), base(), None, None, 7).cost(kinds)
     assert ", 2 jobs of 4 runs: about " in measured
     assert "at this machine's speed" in measured
-    unknown = jobs_for(SlurmConfig(gpus_per_node=1), base(), None, None).cost(kinds)
-    assert unknown == ", 1 job of 8 runs; launcher.images_per_second= of a job gives an estimate"
+    unknown = jobs_for(SlurmConfig(gpus_per_node=1), base(), None, None, 7).cost(kinds)
+    assert unknown == ", 1 job of 7 runs; launcher.images_per_second= of a job gives an estimate"
 
 
 def test_the_same_runs_have_jobs_of_the_same_name(tmp_path):
@@ -167,9 +177,13 @@ def until(condition, seconds=120):
     return found
 
 
+ALIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"}
+
+
 def queue(states="all"):
     command = ["squeue", "-h", "-r", "-t", states, "-o", "%i|%T|%r"]
-    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    lines = told.splitlines()
     return {line.split("|")[0]: line.split("|")[1:] for line in lines}
 
 
@@ -230,17 +244,41 @@ def test_detached_it_returns_and_the_same_command_draws_later(cluster, tmp_path)
     """Students wait for their teachers, whichever job trains them."""
     typed = ["sweep", "distillation", "budget=smoke", "threads=1", "artifacts.tensorboard=false"]
     typed += ["eps=0,0.1", "seeds=1", "train.steps=200"]
-    began = time.monotonic()
     assert start(tmp_path, *typed, *JOBS, "--detach").wait(120) == 0
     assert "submitted" in said(tmp_path)
     assert not (tmp_path / "out").exists()
-    took = time.monotonic() - began
-    alive = {"PENDING", "RUNNING", "COMPLETING"}
-    until(lambda: not {row[0] for row in queue().values()} & alive, 300)
-    assert time.monotonic() - began > took
+    until(lambda: not {row[0] for row in queue().values()} & ALIVE, 300)
     assert start(tmp_path, *typed, *JOBS).wait(120) == 0, said(tmp_path)
     assert said(tmp_path).count("submitted") == 1
     assert list(tmp_path.glob("out/distillation/*/*.png"))
+    assert not (tmp_path / "runs" / ".slurm").exists()
+
+
+def test_a_job_that_is_held_is_told_of_and_a_run_that_failed_is_tried_again_once(cluster, tmp_path):
+    typed = ["sweep", "eps", *TINY, "eps=0,0.1", "seeds=1"]
+    assert start(tmp_path, *typed).wait(120) == 0
+    folders = [path for path in sorted((tmp_path / "runs").iterdir()) if path.name[0] != "."]
+    whole = [weights(folder) for folder in folders]
+    for folder in folders:  # as one that has diverged
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "failure.json").write_text('{"error": "it diverged"}')
+    assert start(tmp_path, *typed, *JOBS).wait(120) == 1
+    assert said(tmp_path).count("failed before: it diverged") == 2
+    assert "submitted" not in said(tmp_path)
+
+    held = ["launcher.sbatch={hold: true, requeue: false, comment: null}", "retry_failed=true"]
+    one_each = [JOBS[0], "launcher.runs_per_job=1", JOBS[2]]
+    old = set(queue())
+    process = start(tmp_path, *typed, *one_each, *held)
+    until(lambda: "waits: JobHeldUser" in said(tmp_path))
+    jobs = sorted(set(queue()) - old)
+    assert len(jobs) == 2
+    for job in jobs:
+        subprocess.run(["scontrol", "release", job], check=True)
+    assert process.wait(240) == 0, said(tmp_path)
+    assert [weights(folder) for folder in folders] == whole
+    assert not list(tmp_path.glob("runs/*/failure.json"))
 
 
 def test_a_preempted_job_is_put_back_and_a_cancelled_one_is_not(cluster, tmp_path):
