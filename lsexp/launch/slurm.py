@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import importlib.util
+import json
 import math
 import os
 import shutil
@@ -57,9 +59,13 @@ ALIVE = (
 )
 
 USUAL = ("None", "Priority", "Resources", "BeginTime", "JobArrayTaskLimit", "Cleaning", "Prolog")
-"""Why a job waits that will start by itself."""
+"""Why a job waits for nothing but its turn."""
 OURS = dict.fromkeys(
-    ("job-name", "array", "output", "error", "open-mode", "ntasks", "ntasks-per-node", "wrap"),
+    (
+        *("job-name", "array", "output", "error", "open-mode", "ntasks", "ntasks-per-node", "wrap"),
+        *("parsable", "quiet", "wait", "test-only", "clusters", "no-requeue", "export"),
+        *("help", "usage", "version"),
+    ),
     "the launcher",
 ) | {
     "time": "launcher.timeout_min",
@@ -67,10 +73,11 @@ OURS = dict.fromkeys(
     "mem": "launcher.mem_gb",
     "cpus-per-task": "launcher.cpus_per_task",
     **{name: f"launcher.{name}" for name in ("partition", "account", "qos", "constraint")},
-    "gpus-per-node": "launcher.gpus_per_node",
     "nodes": "the launcher: a job has one",
 }
 """Options of sbatch that are not to be given beside: who sets them."""
+DEFAULTS = ("account", "partition", "qos", "constraint", "reservation")
+"""Options that a user's SBATCH_* variables may set, where no key does; else they win over keys."""
 
 
 def as_planned_here(config: TrainConfig, launcher: SlurmConfig) -> TrainConfig:
@@ -167,8 +174,9 @@ def jobs_for(
                 raise UserError(f"{name}={one!r}: must be on one line")
     for name, value in launcher.sbatch.items():
         option = str(name).replace("_", "-")
-        if option in OURS:
-            raise UserError(f"launcher.sbatch: {name} is set by {OURS[option]}, leave it out")
+        # sbatch takes beginnings of its options too.
+        for ours in (ours for ours in OURS if ours.startswith(option)):
+            raise UserError(f"launcher.sbatch: {name} is set by {OURS[ours]}, leave it out")
         if isinstance(value, dict | list) or not option.replace("-", "").isalnum():
             raise UserError(
                 f"launcher.sbatch: {name}={value!r}: must be a long option of sbatch with a word, "
@@ -194,10 +202,8 @@ def check_installed() -> None:
             f"launcher=slurm: there is no Slurm here ({', '.join(lacking)} not found); "
             f"launcher=local trains on this machine"
         )
-    try:
-        import submitit  # noqa: F401
-    except ImportError as error:
-        raise UserError("launcher=slurm: needs submitit: pip install 'lsexp[slurm]'") from error
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError("launcher=slurm: needs submitit: pip install 'lsexp[slurm]'")
 
 
 class Cluster:
@@ -217,6 +223,7 @@ class Cluster:
         self.jobs, self.plans, self.name = jobs, plans, name
         self.base, self.detach = base, detach
         self.runs_dir = runs_folder(base.runs_dir).absolute()
+        self._names = [plan.folder.path.name for plan in plans]
         self.folder = self.runs_dir / FOLDER / name
         """For what Slurm and submitit write."""
         self.states: dict[str, str] = {}
@@ -226,6 +233,10 @@ class Cluster:
         """Those that have taken the place of another."""
         self._ended = ""
         """The job that ended last."""
+        self._alone = 0.0
+        """Since when no job is there."""
+        self._errors: dict[str, str] = {}
+        """Of runs, by the names of their folders, that jobs have told when they ended."""
         self._said: set[str] = set()
 
     def train(
@@ -234,23 +245,10 @@ class Cluster:
         """As `Pool.train`, by jobs; they go on when this is stopped."""
         outcomes: list[Outcome | None] = [None] * len(tasks)
         looks = [_Look(number, plan, screen) for number, plan in enumerate(self.plans)]
-        queue = self._queue_at_first()
-        self.states = {job: state for job, state in queue.items() if state in ALIVE}
-        lacking = self.jobs.number(len(tasks)) - len(self.states)
-        if self.states:
-            screen.say(f"{plural(len(self.states), 'job')} of before {_go(self.states)} on")
-        again = [plan for plan in self.plans if plan.folder.failure() is not None]
-        for plan in again:  # only asked for with retry_failed: once, not by every job
-            plan.folder.forget_failure()
-        if again:  # jobs of before have passed them
-            lacking = max(1, lacking)
-        if lacking > 0:
-            self._submit(tasks, lacking, screen)
-        elif self.detach:
-            screen.say("none is wanted beside them")
+        self._submit_at_first(tasks, screen)
         if self.detach:
             return outcomes, DETACHED
-        pause, ask, alone = 0.5, 0.0, 0.0
+        pause, ask = 0.5, 0.0
         with caught_signals() as signals:
             while True:
                 began = time.monotonic()
@@ -272,22 +270,65 @@ class Cluster:
                     pause = min(MOST_POLL_SECONDS, 1.2 * pause)
                     ask = time.monotonic() + pause
                     self._watch(tasks, screen)
-                    alone = 0.0 if self.states else alone or time.monotonic()
-                    if alone and time.monotonic() - alone >= PATIENCE_SECONDS:
+                    if self._all_over(outcomes):
                         left = f"no job is there any more{self._last_words()}"
-                        return [one or Outcome(error=left) for one in outcomes], ""
+                        return [
+                            one or Outcome(error=self._errors.get(name, left))
+                            for name, one in zip(self._names, outcomes, strict=True)
+                        ], ""
                 least = min(MOST_POLL_SECONDS, took / MOST_OF_THE_TIME)
                 until = time.monotonic() + max(min(1.0, pause), least)
                 while not signals and (left_s := until - time.monotonic()) > 0:
                     time.sleep(min(0.2, left_s))
 
+    def _submit_at_first(self, tasks: Sequence[Task], screen: Screen) -> None:
+        """Jobs for what those of before leave."""
+        queue = self._queue_at_first()
+        self.states = {job: state for job, state in queue.items() if state in ALIVE}
+        going = [job for job, state in self.states.items() if state != "COMPLETING"]
+        lacking = self.jobs.number(len(tasks)) - len(going)
+        if going:
+            screen.say(f"{plural(len(going), 'job')} of before {_go(going)} on")
+        # Those that failed are only among them with retry_failed: once, not by every job.
+        failed = [plan.folder for plan in self.plans if plan.folder.failure() is not None]
+        failures = {folder: (folder.path / "failure.json").read_bytes() for folder in failed}
+        for folder in failures:
+            folder.forget_failure()
+        if failures:  # jobs of before have passed them
+            lacking = max(1, lacking)
+        if lacking <= 0:
+            if self.detach:
+                screen.say("none is wanted beside them")
+            return
+        try:
+            self._submit(tasks, lacking, screen)
+        except UserError:
+            for folder, failure in failures.items():
+                files.replace_file(folder.path / "failure.json", failure)
+            raise
+
+    def _all_over(self, outcomes: Sequence[Outcome | None]) -> bool:
+        """Whether no job is there any more, and nothing to wait for."""
+        if self.states:
+            self._alone = 0.0
+            return False
+        self._alone = self._alone or time.monotonic()
+        left = [name for name, one in zip(self._names, outcomes, strict=True) if one is None]
+        if all(name in self._errors for name in left):
+            return True
+        self._say_once(
+            f"no job is there any more; what the last have written is looked for, up to "
+            f"{PATIENCE_SECONDS:.0f} s"
+        )
+        return time.monotonic() - self._alone >= PATIENCE_SECONDS
+
     def _submit(
         self, tasks: Sequence[Task], count: int, screen: Screen, *, second: bool = False
     ) -> None:
         """As one array."""
-        import submitit
-
         launcher = self.jobs.launcher
+        with submitting(launcher):
+            import submitit  # which reads a variable of its own
         wanted = {
             "name": self.name,
             "timeout_min": launcher.timeout_min,
@@ -327,8 +368,9 @@ class Cluster:
             executor.update_parameters(
                 **{name: value for name, value in wanted.items() if value is not None}
             )
-            with _outside_of_jobs(), executor.batch():
-                found = [executor.submit(Share(theirs, self.jobs)) for _ in range(count)]
+            share = Share(theirs, self._names, self.jobs)
+            with submitting(launcher), executor.batch():
+                found = [executor.submit(share) for _ in range(count)]
         except (
             *(submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError),
             *(subprocess.SubprocessError, OSError),
@@ -361,9 +403,12 @@ class Cluster:
             told = getattr(error, "stderr", None) or str(error)
             self._say_once(f"squeue: {' '.join(told.split())}; asked again")
             return None
-        for job, state, why in rows:
-            if state == "PENDING" and why not in USUAL:
-                self._say_once(f"job {job} waits: {why}; `squeue --name={self.name}` tells more")
+        reasons = [why.replace(",", " ").split()[:1] for _, s, why in rows if s == "PENDING"]
+        for why in sorted({word for words in reasons for word in words} - {*USUAL}):
+            if why not in self._said:
+                self._said.add(why)
+                jobs = plural(reasons.count([why]), "job")
+                say(f"{jobs} waiting: {why}; `squeue --name={self.name}` tells more")
         return {job: state for job, state, _ in rows}
 
     def _watch(self, tasks: Sequence[Task], screen: Screen) -> None:
@@ -379,6 +424,8 @@ class Cluster:
                 continue
             del self.states[job]
             self._ended = job
+            with contextlib.suppress(OSError, ValueError):
+                self._errors |= json.loads((self.folder / f"{job}_errors.json").read_text())
             if state == "COMPLETED" or (state is None and self._result(job).exists()):
                 continue
             ended, log = state or "and left the queue", f"log: {self._log(job)}"
@@ -488,24 +535,27 @@ class Share:
     """What a job does, on its node: train all tasks that nobody else trains.
 
     submitit calls it, and keeps it for the next time where Slurm puts the job back.
+
+    names: of the tasks' folders.
     """
 
     tasks: list[Task]
+    names: list[str]
     jobs: Jobs
 
     def __call__(self) -> None:
-        from submitit.core.job_environment import JobEnvironment
+        import submitit
 
         from lsexp.launch.progress import SweepView
 
-        limit = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]  # SIGUSR2, or as its user has it
-        put_back = signal.getsignal(limit)  # submitit's
+        env = submitit.JobEnvironment()
+        put_back = signal.getsignal(signal.SIGUSR2)  # submitit's
         asked: list[str] = []
 
         def note(number: int, _frame: FrameType | None) -> None:
             asked.append(signal.Signals(number).name)
 
-        for number in (limit, signal.SIGTERM):  # the limit comes; preempted or cancelled
+        for number in (signal.SIGUSR2, signal.SIGTERM):  # the limit comes; preempted or cancelled
             signal.signal(number, note)
         labels = [task.label for task in self.tasks]
         steps = [task.config.train.steps for task in self.tasks]
@@ -517,10 +567,16 @@ class Share:
             outcomes, _ = pool.train(self.tasks, view, members=members, signals=asked)
         if None in outcomes and asked:
             say(f"stopped by {asked[0]}, with checkpoints")
-            if asked[0] == limit.name or not _is_cancelled():
+            if asked[0] == "SIGUSR2" or not _is_cancelled(env.job_id):
                 assert callable(put_back)
-                put_back(limit, None)
+                put_back(signal.SIGUSR2, None)
             raise SystemExit(1)
+        named = zip(self.names, outcomes, strict=True)
+        errors = {name: one.error for name, one in named if one is not None and one.error}
+        if errors:  # of which not all are in the folders of the runs
+            files.replace_file(
+                env.paths.folder / f"{env.job_id}_errors.json", json.dumps(errors, indent=1)
+            )
 
     def checkpoint(self) -> Any:
         """submitit's word for what goes on after a job was put back: the checkpoints are made."""
@@ -534,14 +590,21 @@ class Share:
         from lsexp.launch.plan import Planner
         from lsexp.sweep.work import Hands, members_of
 
-        alone = [task for task in self.tasks if task.after is None]
-        plans = [Planner(task.chosen, task.command)(task.config) for task in alone]
+        planners: dict[str, Planner] = {}  # each loads its data once
+        plans = []
+        for task in self.tasks:
+            if task.after is None:
+                key = repr(task.chosen)
+                planners.setdefault(key, Planner(task.chosen, task.command))
+                plans.append(planners[key](task.config))
         return members_of(plans, Hands(self.jobs.workers, self.jobs.threads, None))
 
 
-def _is_cancelled() -> bool:
-    """Whether this job is to end, by somebody's wish: one that is to go on elsewhere still runs."""
-    job = os.environ.get("SLURM_JOB_ID", "")
+def _is_cancelled(job: str) -> bool:
+    """Whether this job is to end, by somebody's wish: one that is to go on elsewhere still runs.
+
+    job: with its place in its array, by which Slurm tells of it alone.
+    """
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         told = subprocess.run(
             ["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60
@@ -551,18 +614,20 @@ def _is_cancelled() -> bool:
 
 
 @contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Where a job submits jobs: they are not to have what it has."""
-    if "SLURM_JOB_ID" not in os.environ:
+def submitting(launcher: SlurmConfig) -> Iterator[None]:
+    """To submit in: without what a job that submits has itself, and without a user's settings that
+    would win over ours."""
+    given = {str(name).replace("_", "-") for name, value in launcher.sbatch.items() if value}
+    given |= {name for name in DEFAULTS if getattr(launcher, name, None) is not None}
+    kept = {"SLURM_CONF", *(f"SBATCH_{name.upper()}" for name in {*DEFAULTS} - given)}
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(("SLURM_", "SBATCH_", "SUBMITIT_")) and name not in kept:
+            del os.environ[name]
+    try:
         yield
-        return
-    from submitit.helpers import clean_env
-
-    conf = os.environ.get("SLURM_CONF")
-    with clean_env():
-        if conf is not None:
-            os.environ["SLURM_CONF"] = conf
-        yield
+    finally:
+        os.environ.update(before)
 
 
 def _squeue(name: str) -> list[list[str]]:
@@ -599,8 +664,12 @@ def _end_of(log: Path) -> str:
 
 
 def name_of(plans: Sequence[Plan]) -> str:
-    """Of the jobs for these runs in their folder."""
-    names = sorted(str(plan.folder.path.resolve()) for plan in plans)
+    """Of the jobs for these runs in their folder, and for what else decides how they end."""
+    names = sorted(
+        f"{plan.folder.path.resolve()} {len(plan.snapshots)} {plan.config.resume} "
+        f"{data_folder(plan.config.data_dir).absolute()}"
+        for plan in plans
+    )
     return f"lsexp-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}"
 
 

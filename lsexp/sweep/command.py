@@ -79,6 +79,7 @@ class Job:
         from lsexp.launch.slurm import settles_precision
 
         if isinstance(launcher, SlurmConfig) and settles_precision(self.asked[0].base, launcher):
+            kept = [word for word in kept if not word.startswith("precision=")]
             kept.append("precision=bf16")  # the runs are those, wherever they are asked for
         parts = [row.part(planned) for row, planned in zip(self.asked, rows, strict=True)]
         return Manifest(self.study, kept, parts)
@@ -154,7 +155,11 @@ def carry_out(
         if stopped == DETACHED:
             for line in errors:
                 say(f"lsexp: {line}")
-            say("the same command, without --detach, watches them and draws what they have made")
+            without = " or retry_failed=true" if base.retry_failed else ""
+            say(
+                f"the same command, without --detach{without}, watches them and draws what they "
+                f"have made"
+            )
             return 0
     for line in errors:
         say(f"lsexp: {line}")

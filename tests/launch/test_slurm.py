@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 from support import TINY, tiny_plan, weights
 
+from lsexp import studies
 from lsexp.cli import main
 from lsexp.config import CustomConfig, SlurmConfig, TrainConfig
 from lsexp.errors import UserError
-from lsexp.launch.slurm import as_planned_here, jobs_for, name_of
+from lsexp.launch.slurm import as_planned_here, jobs_for, name_of, submitting
+from lsexp.sweep.asked import ask
+from lsexp.sweep.command import Job
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "slurm.sh"
 
@@ -76,6 +79,8 @@ def test_workers_have_cores():
         ({"setup": ["a\x1b"]}, {}, None, "launcher.setup="),
         ({"sbatch": {"a": "b\nc"}}, {}, None, "launcher.sbatch="),
         ({"sbatch": {"job_name": "x"}}, {}, None, "launcher.sbatch: job_name is set by the launch"),
+        ({"sbatch": {"parsable": True}}, {}, None, "launcher.sbatch: parsable is set by the laun"),
+        ({"sbatch": {"part": "x"}}, {}, None, "part is set by launcher.partition, leave it out"),
         ({"sbatch": {"time": 5}}, {}, None, "time is set by launcher.timeout_min, leave it out"),
         ({"sbatch": {"gres": ["gpu"]}}, {}, None, "launcher.sbatch: gres=.* must be a long option"),
         ({"sbatch": {"a b": 1}}, {}, None, "launcher.sbatch: a b=1: must be a long option"),
@@ -111,6 +116,37 @@ def test_the_same_runs_have_jobs_of_the_same_name(tmp_path):
     one, other = tiny_plan(tmp_path), tiny_plan(tmp_path, "seed=1")
     assert name_of([one, other]) == name_of([other, one]) != name_of([one])
     assert name_of([tiny_plan(tmp_path / "elsewhere")]) != name_of([one])
+    for more in ("artifacts.snapshots=2", "resume=any"):  # jobs of before would not do it
+        assert name_of([tiny_plan(tmp_path, more)]) != name_of([one])
+
+
+def test_jobs_are_submitted_with_settings_that_keys_do_not_set(monkeypatch):
+    mine = {"SBATCH_ACCOUNT": "mine", "SBATCH_QOS": "q", "SBATCH_RESERVATION": "r"}
+    theirs = {"SBATCH_JOB_NAME": "x", "SLURM_JOB_ID": "1", "SUBMITIT_PREEMPT_SIGNAL": "USR1"}
+    monkeypatch.setenv("SLURM_CONF", "conf")
+    for name, value in (mine | theirs).items():
+        monkeypatch.setenv(name, value)
+    launcher = SlurmConfig(account="other", sbatch={"reservation": "s", "comment": None})
+    with submitting(launcher):
+        left = {n for n in os.environ if n.startswith(("SLURM_", "SBATCH_", "SUBMITIT_"))}
+        assert left == {"SLURM_CONF", "SBATCH_QOS"}
+    assert (mine | theirs).items() <= os.environ.items()
+
+
+def test_a_precision_that_is_settled_for_the_nodes_is_written_down_with_the_sweep(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    module = studies.study("eps", "")
+
+    def written(*more):
+        words = [*TINY, *more]
+        return Job("eps", module, words, ask("eps", module, words)).manifest([[]]).words
+
+    on_gpu = ["launcher=slurm", "launcher.gpus_per_node=1"]
+    assert written("precision=auto", *on_gpu) == [*TINY, "precision=bf16"]
+    assert written("precision=fp32", *on_gpu) == [*TINY, "precision=fp32"]
+    assert written("precision=auto", "launcher=slurm") == [*TINY, "precision=auto"]
 
 
 def words(*more):
@@ -271,7 +307,7 @@ def test_a_job_that_is_held_is_told_of_and_a_run_that_failed_is_tried_again_once
     one_each = [JOBS[0], "launcher.runs_per_job=1", JOBS[2]]
     old = set(queue())
     process = start(tmp_path, *typed, *one_each, *held)
-    until(lambda: "waits: JobHeldUser" in said(tmp_path))
+    until(lambda: "waiting: JobHeldUser" in said(tmp_path))
     jobs = sorted(set(queue()) - old)
     assert len(jobs) == 2
     for job in jobs:
@@ -299,14 +335,17 @@ def test_a_preempted_job_is_put_back_and_a_cancelled_one_is_not(cluster, tmp_pat
     assert last.startswith("lsexp: ")
     assert said(tmp_path).count("submitted") == 1
 
-    # A running one ends within seconds, with checkpoints, when it is cancelled.
-    process = start(tmp_path, "sweep", "eps", *LONG, *ONE_JOB)
-    until(lambda: "starting" in said(tmp_path) or queue(states="R"))
-    [job] = queue(states="R")
+    # Of a running array one ends within seconds, and stays away; the other goes on.
+    process = start(tmp_path, "sweep", "eps", *LONG, *JOBS)
+    jobs = until(lambda: two if len(two := queue(states="R")) == 2 else None)
     time.sleep(8)
-    subprocess.run(["scancel", job], check=True)
+    last = sorted(jobs)[-1]
+    subprocess.run(["scancel", last], check=True)
+    until(lambda: f"job {last} was cancelled" in said(tmp_path))
+    assert queue()[last][0] == "CANCELLED"
+    assert len(queue(states="R")) == 1
+    subprocess.run(["scancel", *queue(states="R")], check=True)
     assert process.wait(240) == 1
-    assert queue()[job][0] == "CANCELLED"
 
 
 def test_what_slurm_refuses_is_one_line(cluster, tmp_path):
