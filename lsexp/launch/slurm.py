@@ -271,7 +271,7 @@ class Cluster:
                     ask = time.monotonic() + pause
                     self._watch(tasks, screen)
                     if self._all_over(outcomes):
-                        left = f"no job is there any more{self._last_words()}"
+                        left = f"not finished, no job is there any more{self._last_words()}"
                         return [
                             one or Outcome(error=self._errors.get(name, left))
                             for name, one in zip(self._names, outcomes, strict=True)
