@@ -33,6 +33,8 @@ from lsexp.text import user_path
 
 GROUPS = ("recipe", "budget", "data", "model", "loss")
 SWEEP_GROUPS = ("launcher",)
+LAUNCHER_BEGINS = "defaults: [/launcher_slurm_schema@_here_, _self_]"
+"""How a user's file for a cluster begins."""
 """Those of a sweep alone."""
 HELP = "lsexp train --help"
 FLAGS = ("--help", "--dry-run", "--multirun", "--cfg", "--resolve", "--config-dir")
@@ -540,10 +542,20 @@ def _reworded(error: Exception) -> UserError:
     message = " ".join(dict.fromkeys(lines))
     lacking = re.search(r"Key '(\w+)' not in '(\w+)Config'", message)
     if lacking:  # of another kind of network, mostly
-        where = re.match(r"(In 'recipe/[^']*')|Could not override '([^']*)'", message)
+        where = re.match(r"(In '(?:recipe|launcher)/[^']*')|Could not override '([^']*)'", message)
         what = next((text for text in where.groups() if text), "") if where else ""
         if lacking[2] == "Launcher":
+            if "In '" in what:
+                return UserError(
+                    f"{what}: {lacking[1]} goes with launcher=slurm, whose files begin with "
+                    f"`{LAUNCHER_BEGINS}`"
+                )
             return UserError(f"{what or lacking[1]}: goes with launcher=slurm")
+        if lacking[2] == "Slurm":
+            return UserError(
+                f"{what or lacking[1]}: launcher=slurm has no {lacking[1]}; `lsexp sweep eps "
+                f"--help` lists its keys"
+            )
         if lacking[2] == "Loss":
             return UserError(
                 f"{what or lacking[1]}: goes with loss=distillation; `{HELP}` lists the keys of "

@@ -112,6 +112,9 @@ def _check(words: Sequence[str], names: Sequence[str]) -> None:
         if dot and group in studies.names():
             if group not in names:
                 raise UserError(f"{word}: {group} is not among the studies that are asked for")
+            key = name.removeprefix(f"{group}.")
+            if key.partition(".")[0] in (*compose.SWEEP_GROUPS, "workers", "members"):
+                raise UserError(f"{word}: is for all studies, write {key}={word.partition('=')[2]}")
         elif group in PARTNERS and "." in name:
             if group not in kinds:
                 raise UserError(f"{word}: none of {', '.join(names)} has {group}s of its own")

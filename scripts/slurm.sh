@@ -9,6 +9,7 @@ export SLURM_CONF=$dir/slurm.conf
 start() {
   local name=$1
   shift
+  [ -s "$dir/$name.started" ] && kill -0 "$(cat "$dir/$name.started")" 2>/dev/null && return
   "$@" >"$dir/log/$name.out" 2>&1 &
   echo $! >"$dir/$name.started"
 }

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -624,21 +625,19 @@ def test_a_finished_run_with_a_damaged_file_is_not_shown_as_whole(capsys, tmp_pa
     assert run(capsys, "train", *SMOKE)[0] == 0
 
 
-@pytest.mark.parametrize("reader", ["true", "head -n 1"])
-def test_the_work_is_done_and_its_exit_code_told_though_the_reader_has_left(tmp_path, reader):
-    lsexp_ = f"{sys.executable} -m lsexp.cli"
-    sweep = f"{lsexp_} sweep eps eps=0 seeds=1 {' '.join(SMOKE)}"
-    command = f"({sweep}; echo $? >code) 2>&1 | {reader}"
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    assert (tmp_path / "code").read_text() == "0\n"
+def test_the_work_is_done_and_its_exit_code_told_though_the_reader_has_left(tmp_path):
+    def read_by(reader, *words):
+        command = f"({shlex.join([sys.executable, '-m', 'lsexp.cli', *words])}; echo $? >code)"
+        subprocess.run(f"{command} 2>&1 | {reader}", shell=True, cwd=tmp_path, check=True)
+        return (tmp_path / "code").read_text()
+
+    assert read_by("true", "sweep", "eps", "eps=0", "seeds=1", "workers=1", *SMOKE) == "0\n"
     assert list(tmp_path.glob("out/eps/*/eps.csv"))
     [weights] = tmp_path.glob("runs/*/model.safetensors")
     was = weights.read_bytes()
     weights.write_bytes(was[:-1] + b"?")
-    for words, code in (("repair --dry-run", "1\n"), ("repair --yes", "0\n")):
-        command = f"({lsexp_} runs {words}; echo $? >code) 2>&1 | {reader}"
-        subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-        assert (tmp_path / "code").read_text() == code
+    assert read_by("head -n 1", "runs", "repair", "--dry-run") == "1\n"
+    assert read_by("head -n 1", "runs", "repair", "--yes") == "0\n"
     assert weights.read_bytes() == was
 
 

@@ -90,7 +90,7 @@ class SweepView:
         self._running: dict[int, str] = {}
         self._rows: dict[int, EpochRow] = {}
         self._val: dict[int, str] = {}
-        self._started = time.monotonic()
+        self._started: float | None = None
         self._whole = sum(self.left)
         self._last_line = time.monotonic()
         console = Console(stderr=True)
@@ -106,6 +106,7 @@ class SweepView:
             self._live.stop()
 
     def start(self, task: int) -> None:
+        self._started = self._started or time.monotonic()  # a job of a cluster may wait for long
         self._running[task] = "starting"
         self._show()
 
@@ -147,7 +148,8 @@ class SweepView:
             say(message)
 
     def _show(self) -> None:
-        left, elapsed = sum(self.left), time.monotonic() - self._started
+        now = time.monotonic()
+        left, elapsed = sum(self.left), now - (self._started or now)
         made = self._whole - left
         time_left = f", about {duration(elapsed * left / made)} left" if made > 0 else ""
         head = f"{self.ended} of {plural(len(self.labels), 'run')} done{time_left}"

@@ -125,6 +125,8 @@ def carry_out(
         hands = jobs_for(launcher, base, first.config.workers, first.config.members, count)
     elif detach:
         raise UserError("--detach: goes with launcher=slurm")
+    elif own := [w for w in words if w.startswith("launcher=") and w != "launcher=local"]:
+        raise UserError(f"{own[0]}: its file must begin with `{compose.LAUNCHER_BEGINS}`")
     else:
         hands = hands_for(first.config, base, count)
     with contextlib.ExitStack() as stack:
@@ -187,10 +189,11 @@ def carry_out(
     if errors:
         again = [word for word in words if not word.startswith("retry_failed=")]
         typed = shlex.join(["lsexp", verb, *again, "retry_failed=true"])
+        how, then = "could not be finished", "the same command goes on"
+        if any(one.plan.folder.failure() is not None for one in whole):
+            how, then = "failed", f"`{typed}` trains them again"
         raise UserError(
-            f"{len(errors)} of {plural(len(whole), 'run')} failed, see above; `{typed}` trains "
-            f"them again",
-            exit_code=1,
+            f"{len(errors)} of {plural(len(whole), 'run')} {how}, see above; {then}", exit_code=1
         )
     if unseen:
         raise UserError(f"{', '.join(unseen)}: could not be drawn, see above", exit_code=1)

@@ -60,9 +60,9 @@ def scene(tmp_path_factory):
 
 KILLS = [
     ("train", "command", "kill"),
-    ("measure", "command", "torn"),
-    ("sweep", "command", "kill"),
     ("sweep", "worker", "torn"),
+    pytest.param("measure", "command", "torn", marks=MANY),
+    pytest.param("sweep", "command", "kill", marks=MANY),
     pytest.param("train", "command", "torn", marks=MANY),
     pytest.param("aside", "command", "kill", marks=MANY),
     pytest.param("report", "command", "torn", marks=MANY),

@@ -16,6 +16,7 @@ from support import TINY, tiny_plan, weights
 
 from lsexp import studies
 from lsexp.cli import main
+from lsexp.compose import LAUNCHER_BEGINS
 from lsexp.config import CustomConfig, SlurmConfig, TrainConfig
 from lsexp.errors import UserError
 from lsexp.launch.slurm import as_planned_here, jobs_for, name_of, submitting
@@ -169,6 +170,36 @@ def test_without_a_slurm_it_says_so_and_tells_the_cost_all_the_same(tmp_path, mo
     assert "goes with lsexp sweep" in capsys.readouterr().err
     assert main(words("launcher.partition=gpu")) == 2
     assert "launcher.partition: goes with launcher=slurm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cpus_per_task: 1\n", "In 'launcher/mine': cpus_per_task goes with launcher=slurm, whose"),
+        ("", "launcher=mine: its file must begin with `defaults: [/launcher_slurm_schema@_here_"),
+        ("{begins}\ncpu_per_task: 1\n", "launcher=slurm has no cpu_per_task; `lsexp sweep eps"),
+        ("{begins}\npartition: gpu\n", None),
+    ],
+)
+def test_a_launcher_of_ones_own(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "conf" / "launcher"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(text.replace("{begins}", LAUNCHER_BEGINS))
+    code = main(words("--config-dir", "conf", "launcher=mine", "--dry-run"))
+    told = capsys.readouterr()
+    if message is None:
+        assert (code, "1 job of 2 runs" in told.out) == (0, True)
+    else:
+        assert (code, message in told.err.splitlines()[-1]) == (2, True), told.err
+
+
+def test_a_launcher_is_for_all_studies(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "budget=smoke", "eps.launcher=slurm", "--dry-run"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "lsexp: eps.launcher=slurm: is for all studies, write launcher=slurm"
+    )
 
 
 # From here on with a real one.
