@@ -308,8 +308,9 @@ def test_a_failed_run_does_not_stop_the_others_and_is_told_again(tmp_path):
     shutil.rmtree(one)
     one.write_text("in the way")
     out, err = sweep(tmp_path, *ONE, "eps=0", "seeds=3", code=1)
-    assert "1 of 3 runs failed, see above; `lsexp sweep eps" in err.splitlines()[-1]
-    assert "retry_failed=true` trains them again" in err.splitlines()[-1]
+    assert err.splitlines()[-1] == (
+        "lsexp: 1 of 3 runs could not be finished, see above; the same command goes on"
+    )
     assert any(line.startswith("lsexp: eps=0 seed=1: ") for line in err.splitlines())
     assert out[1].split()[:2] == ["0", "2"]
 
@@ -324,6 +325,7 @@ def test_diverged_seeds_are_listed_now_and_the_next_time(tmp_path, capsys, monke
             [line] = [line for line in lines if line.startswith(f"lsexp: eps=0 seed={seed}: ")]
             assert what in line
         assert lines[-1].startswith("lsexp: 2 of 2 runs failed, see above; `lsexp sweep eps")
+        assert lines[-1].endswith("retry_failed=true` trains them again")
         assert lines[-1].count("retry_failed=true") == 1
     line = planned(capsys, monkeypatch, tmp_path, *words)
     assert "2 failed (retry_failed=true tries again), 0 to do" in line
