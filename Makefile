@@ -19,13 +19,13 @@ demo: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Hundreds of faults where `make test` has a dozen, and their tally: some 45 minutes with N=12.
+# Hundreds of faults where `make test` has a dozen, and their tally: 25 to 50 minutes with N=12.
 N ?= 12
 faults: .venv/.installed-dev
 	LSEXP_FAULTS=$(N) $(BIN)/pytest -n 2 --no-loadscope-reorder --durations=0 --durations-min=60 \
 	  tests/faults tests/test_words.py tests/test_numerics.py
 
-# Sweeps as jobs of a real Slurm on this machine: some 10 minutes, most of them waiting.
+# Sweeps as jobs of a real Slurm on this machine: some 20 minutes, most of them waiting.
 slurm-test: .venv/.installed-dev
 	@command -v slurmctld >/dev/null || apt-get install -y --no-install-recommends \
 	  slurmctld slurmd slurm-client munge
