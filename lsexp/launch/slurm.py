@@ -420,7 +420,7 @@ class Cluster:
         self.states = {job: s for job, s in queue.items() if s in ALIVE} | self.states
         for job in list(self.states):
             state = queue.get(job)
-            if (self.states[job], state) == ("RUNNING", "PENDING"):
+            if state == "PENDING" != self.states[job]:
                 screen.say(f"job {job} was put back, and goes on later")
             self._unseen[job] = 0 if state else self._unseen.get(job, 0) + 1
             if state in ALIVE or (state is None and self._unseen[job] < GONE_AFTER):
