@@ -11,12 +11,6 @@ import pytest
 # Small tensors: more threads would only wait for each other, the more so beside another worker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A test process keeps to a core of its own, so that sweeps have one worker process where none are
-# asked for: more would only start, which costs more than the runs of tests.
-if (worker := os.environ.get("PYTEST_XDIST_WORKER", "")) and hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
-
 UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack"
 
 
