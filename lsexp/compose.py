@@ -33,9 +33,9 @@ from lsexp.text import user_path
 
 GROUPS = ("recipe", "budget", "data", "model", "loss")
 SWEEP_GROUPS = ("launcher",)
+"""Those of a sweep alone."""
 LAUNCHER_BEGINS = "defaults: [/launcher_slurm_schema@_here_, _self_]"
 """How a user's file for a cluster begins."""
-"""Those of a sweep alone."""
 HELP = "lsexp train --help"
 FLAGS = ("--help", "--dry-run", "--multirun", "--cfg", "--resolve", "--config-dir")
 PATHS = ("data.path", "data.url", "data_dir", "runs_dir", "loss.teacher")

@@ -288,7 +288,8 @@ class Cluster:
         going = [job for job, state in self.states.items() if state != "COMPLETING"]
         lacking = self.jobs.number(len(tasks)) - len(going)
         if going:
-            screen.say(f"{plural(len(going), 'job')} of before {_go(going)} on")
+            go = "goes" if len(going) == 1 else "go"
+            screen.say(f"{plural(len(going), 'job')} of before {go} on")
         # Those that failed are only among them with retry_failed: once, not by every job.
         failed = [plan.folder for plan in self.plans if plan.folder.failure() is not None]
         failures = {folder: (folder.path / "failure.json").read_bytes() for folder in failed}
@@ -478,12 +479,6 @@ class Cluster:
         if message not in self._said:
             self._said.add(message)
             say(message)
-
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 class _Look:
@@ -675,7 +670,3 @@ def name_of(plans: Sequence[Plan]) -> str:
         for plan in plans
     )
     return f"lsexp-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}"
-
-
-def _go(jobs: Any) -> str:
-    return "goes" if len(jobs) == 1 else "go"
