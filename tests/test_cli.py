@@ -86,6 +86,17 @@ def test_help_answers_at_once_and_without_torch(tmp_path):
     assert done.stdout.endswith("False\n")
 
 
+def test_training_imports_nothing_large_that_it_does_not_use(tmp_path):
+    """`torch._dynamo` alone would take as long as torch."""
+    code = (
+        "import sys; from lsexp.cli import main; main(sys.argv[1:]); "
+        "print({'torch', 'torch._dynamo', 'scipy.special', 'matplotlib'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, "train", "budget=smoke"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.splitlines()[-1] == "{'torch'}"
+
+
 def test_help_into_a_closed_pipe_is_quiet(tmp_path):
     command = f"{sys.executable} -m lsexp.cli train --help | head -n 1"
     done = subprocess.run(

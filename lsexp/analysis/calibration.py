@@ -11,7 +11,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtr
 
 BINS = 15
 
@@ -246,6 +245,8 @@ def sampling_band(confidence_N: np.ndarray, bins: int = BINS) -> tuple[np.ndarra
     >>> low.tolist(), high.tolist()
     ([0.0, 1.0], [1.0, 1.0])
     """
+    from scipy.special import bdtr  # as in statistics.py
+
     found = reliability(confidence_N, np.zeros(len(confidence_N)), bins)
     ends_B2 = np.full((bins, 2), np.nan)
     for b in np.flatnonzero(found.n):

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 # Half of the 5 % that a 95 % interval leaves out, on each side.
 UPPER = 0.975
@@ -397,6 +396,8 @@ def _constant(values: np.ndarray, scale: float) -> bool:
 
 
 def _t(num_values: int) -> float:
+    from scipy.special import stdtrit  # a tenth of a second, which training has no use for
+
     return float(stdtrit(num_values - 1, UPPER))
 
 

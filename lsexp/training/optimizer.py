@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
@@ -54,6 +55,17 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     ]
 
 
+class _SGD(torch.optim.SGD):
+    """torch's SGD without its guards for torch.compile, which import `torch._dynamo`: as much time
+    as `import torch` itself, in every process that trains. The updates are torch's."""
+
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.SGD.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.SGD.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     """SGD over `parameter_groups`; a group's rate is the schedule's times its `lr_scale`.
 
@@ -61,7 +73,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     (1 - momentum) times the gradient, the running average that the paper's MNIST networks use;
     torch by itself would start with the whole one.
     """
-    optimizer = torch.optim.SGD(
+    optimizer = _SGD(
         parameter_groups(model, config),
         lr=config.lr,
         momentum=config.momentum,
