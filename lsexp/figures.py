@@ -21,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-LINES = ("-", "--", "-.", ":")
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 FORMATS = ("png", "pdf", "svg")
 
 STYLE: Any = {

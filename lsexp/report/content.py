@@ -17,6 +17,7 @@ import numpy as np
 from lsexp import compose, studies
 from lsexp.errors import UserError
 from lsexp.figures import STYLE
+from lsexp.published import SHOWN
 from lsexp.studies import Claim, Finding, Result, Row
 from lsexp.sweep.manifest import Manifest, all_with_runs, together
 from lsexp.sweep.show import completing, estimate_of, name_of, typed_of
@@ -75,7 +76,7 @@ class OfRecipe:
         reduced: what is less than in the paper; "" where nothing is.
         missing: runs that are not finished, and what to do about them, "" without any.
         ran: the table of what was run.
-        papers: whether data and network are the paper's.
+        whose: of `WHOSE`.
     """
 
     recipe: str
@@ -87,7 +88,15 @@ class OfRecipe:
     ran: Table
     reduced: str
     missing: str
-    papers: bool
+    whose: str
+
+
+WHOSE = {
+    "yes": "Of networks in the tables and figures that the paper has of them",
+    "of another figure": "Of networks of the paper, in tables and figures that it has of others",
+    "no": "Of other networks, where a verdict says what holds there",
+}
+"""Whether the paper has what a claim was judged on: data and network, in this place."""
 
 
 @dataclass
@@ -149,7 +158,7 @@ def section(study: str, manifest: Manifest, results: Sequence[Result], taken: se
     typed = " ".join(typed_of(manifest))
     found = Section(study, module.HELP, anchor, _command(study, manifest), typed)
     where = _own_recipes(manifest.words)
-    found.recipes = [_of_recipe(result, manifest, where) for result in results]
+    found.recipes = [_of_recipe(study, result, manifest, where) for result in results]
     config = module.Config(**manifest.parts[0].keys)
     for number, (figure_name, figure) in enumerate(module.draw(config, results).items()):
         what = figure_name.replace("_", " ")
@@ -230,7 +239,7 @@ def _svg(figure: Any, prefix: str) -> str:
     return re.sub(r' (width|height)="[^"]*"', "", tag) + f' style="max-width:{width}px">' + rest
 
 
-def _of_recipe(result: Result, manifest: Manifest, where: list[str]) -> OfRecipe:
+def _of_recipe(study: str, result: Result, manifest: Manifest, where: list[str]) -> OfRecipe:
     runs = result.tables["runs"]
     header, *rows = result.summary or [[]]
     left = [row for row in runs if row["status"] != "finished"]
@@ -256,8 +265,14 @@ def _of_recipe(result: Result, manifest: Manifest, where: list[str]) -> OfRecipe
         _ran(runs),
         _reduced(runs, where, papers=result.papers),
         missing,
-        result.papers,
+        _whose(study, result),
     )
+
+
+def _whose(study: str, result: Result) -> str:
+    if not result.papers:
+        return "no"
+    return "yes" if result.recipe in SHOWN[study] else "of another figure"
 
 
 def _of_another(words: Sequence[str]) -> bool:
@@ -362,7 +377,7 @@ def _ran(runs: Sequence[Row]) -> Table:
     done = [row for row in runs if row["status"] == "finished"]
     on_cpu = all(row["device"] == "cpu" for row in done)
     hours = "hours of cores" if on_cpu else "hours (of a GPU: shared by its runs)"
-    return Table([*header, "seconds a run", hours, "PyTorch", "commit"], rows)
+    return Table([*header, "seconds a run (median)", hours, "PyTorch", "commit"], rows)
 
 
 def _values(rows: Sequence[Row], name: str) -> str:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import jinja2
 
-from lsexp.report.content import Section, overview
+from lsexp.report.content import WHOSE, Section, overview
 
 MARKS = {"supported": "✓", "contradicted": "✗", "inconclusive": "≈", "not tested": "–"}
 """Beside the words, for those who tell colours badly."""
@@ -36,16 +36,17 @@ def as_markdown(sections: Sequence[Section], command: str, missing: Sequence[str
 
 def _values(sections: Sequence[Section], command: str, missing: Sequence[str]) -> dict[str, object]:
     claims = list(overview(sections))
-    # Of the paper's networks first, and apart: of others a verdict says what holds there.
+    # Of what the paper shows first, and apart: of others a verdict says what holds there.
     counts = {
-        whose: Counter(claim.verdict for _, part, claim in claims if part.papers is whose)
-        for whose in (True, False)
-        if any(part.papers is whose for _, part, _ in claims)
+        whose: Counter(claim.verdict for _, part, claim in claims if part.whose == whose)
+        for whose in WHOSE
+        if any(part.whose == whose for _, part, _ in claims)
     }
     return {
         "sections": sections,
         "claims": claims,
         "counts": counts,
+        "whose": WHOSE,
         "marks": MARKS,
         "command": command,
         "missing": missing,

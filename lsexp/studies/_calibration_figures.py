@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsexp.figures import COLORS, grid, plain, series_style, styled
+from lsexp.figures import COLORS, grid, logarithmic, plain, series_style, styled
 from lsexp.studies import Result, Row
 
 if TYPE_CHECKING:
@@ -60,18 +60,24 @@ def _columns(result: Result) -> list[tuple[str, list[Row], str]]:
     for name, which in wanted:
         bins = [row for row in rows if (_name(row), row["temperature"]) == (name, which)]
         if bins:
-            title = name if which == "1" else f"{name}, at its temperature"
-            found.append((f"{plain(title)}\nECE {_ece(result, bins[0], which):.3f}", bins, which))
+            ece = _mean(result, name, bins[0]["split"], which, "ece")
+            at = ""
+            if which == "fitted":
+                at = f", at T = {_mean(result, name, 'val', which, 'temperature'):.2f}"
+            found.append((f"{plain(name)}{at}\nECE {ece:.3f}", bins, which))
     return found
 
 
-def _ece(result: Result, like: Row, which: str) -> float:
-    """Mean over seeds."""
-    found: dict[tuple[str, str], float] = {}
-    for row in result.tables["calibration"]:
-        if row["source"] == "ours" and (_name(row), row["metric"]) == (_name(like), "ece"):
-            found[row["split"], row["temperature"]] = row["value"]
-    return found[like["split"], which]
+def _mean(result: Result, name: str, split: str, which: str, metric: str) -> float:
+    """Of ours, over seeds."""
+    wanted = (split, which, metric)
+    return next(
+        float(row["value"])
+        for row in result.tables["calibration"]
+        if row["source"] == "ours"
+        and _name(row) == name
+        and (row["split"], row["temperature"], row["metric"]) == wanted
+    )
 
 
 def _draw_reliability(bins: int, results: Sequence[Result]) -> Figure:
@@ -88,10 +94,21 @@ def _draw_reliability(bins: int, results: Sequence[Result]) -> Figure:
             _draw_diagram(above, rows, bins)
             _draw_counts(below, rows, bins)
             above.set_title(title, fontsize=9)
-        upper[0].set_ylabel(f"{_title(result)}\naccuracy", fontsize=7)
+        upper[0].set_ylabel("accuracy")
+        _name_row(upper[0], result)
         lower[0].set_ylabel("share of\nimages", fontsize=7)
-        upper[0].legend(fontsize=6)
+    named: dict[str, Any] = {}
+    for axis in axes_RC[0]:
+        named |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    below = {"loc": "outside lower center", "ncols": 3, "fontsize": 7}
+    figure.legend(list(named.values()), list(named), **below)
     return figure
+
+
+def _name_row(axis: Any, result: Result) -> None:
+    """The recipe, beside the first panel of its row."""
+    place = {"ha": "center", "va": "center", "rotation": "vertical", "transform": axis.transAxes}
+    axis.text(-0.42, 0.5, _title(result), fontsize=7, **place)
 
 
 def _by_bin(rows: Sequence[Row], bins: int) -> Iterator[tuple[Sequence[Row], list[Row]]]:
@@ -112,18 +129,19 @@ def _draw_diagram(axis: Any, rows: Sequence[Row], bins: int) -> None:
             points.append([*means, n.mean()])
     confidence, accuracy, low, high, count = np.array(points).T
     axis.vlines(
-        confidence, low, high, color="0.85", linewidth=6, label="one network, calibrated, 95 %"
-    )
-    axis.plot([0, 1], [0, 1], color="0.3", linewidth=0.8, linestyle="--")
+        confidence, low, high, color="0.85", linewidth=6,
+        label="of one calibrated network, 95 %",
+    )  # fmt: skip
+    axis.plot([0, 1], [0, 1], color="0.3", linewidth=0.8, linestyle="--", label="calibrated")
     many = count >= FEW
     axis.vlines(
         confidence[many], confidence[many], accuracy[many], color=COLORS[1], linewidth=1.2,
         label="gap",
     )  # fmt: skip
     style = {"color": COLORS[0], "markersize": 4, "linewidth": 1}
-    axis.plot(confidence[many], accuracy[many], "o-", label="accuracy", **style)
+    axis.plot(confidence[many], accuracy[many], "o-", label="accuracy, seeds pooled", **style)
     if not many.all():
-        style |= {"markerfacecolor": "none", "label": f"of fewer than {FEW} images"}
+        style |= {"markerfacecolor": "none", "label": f"of fewer than {FEW} images a seed"}
         axis.plot(confidence[~many], accuracy[~many], "o", **style)
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
@@ -138,7 +156,8 @@ def _draw_counts(axis: Any, rows: Sequence[Row], bins: int) -> None:
         left, width = here[0]["low"], here[0]["high"] - here[0]["low"]
         axis.bar(left, share, width, align="edge", color="0.6", edgecolor="white", linewidth=0.5)
     axis.set_xlim(0, 1)
-    axis.set_ylim(0, 1)
+    axis.set_yscale("log")
+    axis.set_ylim(0.5 / total, 1)
     axis.set_box_aspect(0.35)
     axis.set_xlabel("confidence")
 
@@ -181,10 +200,14 @@ def _draw_temperatures(results: Sequence[Result]) -> Figure:
             axis.xaxis.set_major_formatter("{x:g}")
             axis.set_xlabel("temperature (dots: fitted on val)")
             axis.set_ylabel(label)
-            axis.set_ylim(bottom=0)
+            logarithmic(axis)
         axes[0].legend(fontsize=7)
         axes[0].set_title(plain(result.title), loc="left", fontsize=8)
     return figure
+
+
+SHOWN_RISK = 0.02
+"""Of the largest error: the figure begins where a curve reaches it; before, there is nothing."""
 
 
 def _draw_risk(results: Sequence[Result]) -> Figure:
@@ -195,20 +218,23 @@ def _draw_risk(results: Sequence[Result]) -> Figure:
     }
     for axes, result in zip(axes_RC, results, strict=True):
         rows = result.tables["risk_coverage"]
-        top = 0.0
+        curves = []
         for axis, (score, title) in zip(axes, titles.items(), strict=True):
             of_score = [row for row in rows if row["score"] == score]
             axis.set_visible(bool(of_score))
             for number, name in enumerate(dict.fromkeys(_name(row) for row in of_score)):
                 here = [row for row in of_score if _name(row) == name]
                 coverage_T, risk_T = _mean_curve(here, "coverage", "risk")
-                mean_T = 100 * risk_T
-                top = max(top, float(mean_T.max()))
-                axis.plot(coverage_T, mean_T, label=plain(name), **series_style(number))
+                curves.append((coverage_T, 100 * risk_T))
+                axis.plot(*curves[-1], label=plain(name), **series_style(number))
             axis.set_title(title, fontsize=9)
             axis.set_xlabel("coverage (fraction of images kept)")
+        coverages, risks = np.concatenate(curves, axis=1)
+        top = float(risks.max())
+        begins = float(coverages[risks >= SHOWN_RISK * top].min())
         for axis in axes:
             axis.set_ylim(0, 1.05 * top or 1)
+            axis.set_xlim(np.floor(10 * begins - 1e-9) / 10, 1.01)
         axes[0].set_ylabel(f"{_title(result)}\nerror of those kept (%)", fontsize=8)
         axes[0].legend(fontsize=7)
     return figure

@@ -286,15 +286,22 @@ def _percent(values: Sequence[float]) -> str:
     return mean_cell([100 * value for value in values], 2)
 
 
+NEAR = 2.0
+"""Percentage points below the best students that the enlarged panel shows."""
+
+
 def draw(results: Sequence[Result]) -> Figure:
-    """A row for each recipe: students' error against the snapshot, and against I(X;Y|C) there."""
-    figure, axes_RC = grid(len(results), 2, width=4.6, height=3.4)
-    for axes, result in zip(axes_RC, results, strict=True):
+    """A row for each recipe: students' error against the snapshot, the best of it enlarged, and
+    error against I(X;Y|C) there."""
+    figure, axes_RC = grid(len(results), 3, width=4.2, height=3.4)
+    for (whole, near, within), result in zip(axes_RC, results, strict=True):
+        axes = (whole, within)
         rows = result.tables["students"]
         errors = [100 * (1 - row["value"]) for row in rows if "accuracy" in row["metric"]]
         floor = min((value for value in errors if value > 0), default=0.1) / 2
         for number, eps in enumerate(sorted({r["eps"] for r in rows if r["role"] == STUDENT})):
             _draw_students(axes, rows, eps, series_style(number), floor)
+        _enlarge(near, rows)
         alone = [row for row in rows if row["role"] == BASELINE]
         for axis in axes:
             for row in alone:
@@ -313,6 +320,35 @@ def draw(results: Sequence[Result]) -> Figure:
         axes[1].set_xlabel("I(X;Y|C) of the snapshot (nats)")
         axes[0].set_title(plain(result.title), loc="left", fontsize=8)
     return figure
+
+
+def _enlarge(axis: Any, rows: Sequence[Row]) -> None:
+    """Accuracy of students, means with their intervals, where it is near the best."""
+    students = [r for r in rows if (r["role"], r["metric"]) == (STUDENT, "test_accuracy")]
+    least = max((row["value"] for row in students), default=0.0) - NEAR / 100
+    for number, eps in enumerate(sorted({row["eps"] for row in students})):
+        here = [row for row in _curve(rows, eps, "test_accuracy") if row["value"] >= least]
+        steps = [row["step"] for row in here]
+        look = series_style(number)
+        axis.plot(
+            steps, [100 * row["value"] for row in here], marker="o", markersize=3,
+            label=f"eps {eps:.12g}, students", **look,
+        )  # fmt: skip
+        known = [row for row in here if row["low"] is not None]
+        ends = [[100 * row[end] for row in known] for end in ("low", "high")]
+        shade = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
+        axis.fill_between([row["step"] for row in known], *ends, **shade)
+    for row in rows:
+        if row["role"] == BASELINE and row["value"] >= least:
+            axis.axhline(100 * row["value"], color=COLORS[7], linewidth=1)
+            if row["low"] is not None:
+                low, high = 100 * row["low"], 100 * row["high"]
+                axis.axhspan(low, high, color=COLORS[7], alpha=0.15, linewidth=0)
+    axis.set_xscale("log")
+    axis.set_xlabel("training step of the snapshot that teaches")
+    axis.set_ylabel("test accuracy of students (%)")
+    axis.set_title("enlarged; shaded: 95 % over seeds", loc="left", fontsize=8)
+    axis.legend(fontsize=7)
 
 
 def _draw_students(

@@ -30,7 +30,7 @@ from lsexp.analysis.calibration import (
     softmax,
     top_label,
 )
-from lsexp.analysis.statistics import Interval, over_both_of, over_seeds, paired
+from lsexp.analysis.statistics import Interval, over_both, over_both_of, over_seeds, paired
 from lsexp.analysis.temperature import By, curve, fit_temperature, halves
 from lsexp.config import key
 from lsexp.measure import Question, read_logits
@@ -69,9 +69,11 @@ ORDER = 3
 READING = {
     "calibration": "Reliability: accuracy of the images in each bin of confidence, below it the "
     "share of images there. On the diagonal confidence is worth what it says, under it the "
-    "network is over-confident. Grey: what sampling alone would give a calibrated network.",
-    "temperatures": "NLL and ECE against the temperature that divides the logits; where "
-    "smoothing has done its work, the lowest point lies near 1.",
+    "network is over-confident, above it less sure than it could be. Grey: what sampling alone "
+    "would give a calibrated network.",
+    "temperatures": "NLL and ECE against the temperature that divides the logits. Where the lowest "
+    "point lies at 1 a network is calibrated as it is; right of it it is over-confident, left of "
+    "it less sure than it could be, as smoothing makes networks that were calibrated.",
     "risk_coverage": "Error among the images that are kept when the least sure are refused, by "
     "the largest probability and by the normalised logit: lower is better, and what "
     "smoothing may lose.",
@@ -106,7 +108,7 @@ OVERCONFIDENCE = Claim(
     "hard-overconfident",
     "networks trained on hard labels are over-confident",
     "Figure 2",
-    "mean confidence minus accuracy on test at eps 0",
+    "mean confidence minus accuracy on test at eps 0, over seeds and images",
     "above",
     factor=100,
     unit="points",
@@ -141,7 +143,7 @@ UNDERCONFIDENT = Claim(
     "mnist-underconfident",
     "on MNIST, where hard networks are calibrated, smoothing by 0.1 takes about 0.1 of confidence",
     "public reproduction, MNIST (ECE 0.002 hard, 0.102 at eps 0.1)",
-    "accuracy minus mean confidence on test at eps 0.1, minus 0.1",
+    "accuracy minus mean confidence on test at eps 0.1, minus 0.1, over seeds and images",
     "within",
     margin=0.03,
     gate="the data are MNIST, and hard runs are as confident as they are accurate, within 0.02",
@@ -319,9 +321,11 @@ def _reported(report: Report) -> str:
 def _of(reports: Sequence[Report]) -> str:
     """Split, images and seeds, for a title."""
     split = _reported(reports[0])
-    seeds = {one.keys.get("seed") for one in reports}
-    count = f"{len(reports[0].parts[split][1]):,} images of {split}"
-    return count if seeds == {None} else f"{count}, {plural(len(seeds), 'seed')}"
+    counts = {len(group) for group in _groups(reports).values()}
+    few = "" if len(counts) == 1 else f"{min(counts)} to "
+    images = f"{len(reports[0].parts[split][1]):,} images of {split}"
+    seeded = "seed" in reports[0].keys
+    return f"{images}, {few}{plural(max(counts), 'seed')}" if seeded else images
 
 
 def _without_seed(keys: Row) -> Row:
@@ -396,7 +400,8 @@ DIFFERENCES = ("ece_debiased", "nll", "brier", "aurc", "aurc_excess")
 
 
 def _differences(study: Config, reports: Sequence[Report]) -> Iterator[Row]:
-    """Rows of differences.csv: each eps against the hard networks, as they are and scaled."""
+    """Rows of differences.csv: each eps against the hard networks, as they are and scaled, and
+    both scaled."""
     hard = {one.keys["seed"]: one for one in reports if one.keys.get("eps") == 0}
     for group in _groups(reports).values():
         here = {one.keys["seed"]: one for one in group if one.keys.get("eps")}
@@ -404,16 +409,17 @@ def _differences(study: Config, reports: Sequence[Report]) -> Iterator[Row]:
         if not seeds:
             continue
         for split in here[seeds[0]].parts:
-            for which in ("1", "fitted"):
-                both = [seed for seed in seeds if which in hard[seed].ways()]
+            for ours, theirs in (("1", "1"), ("1", "fitted"), ("fitted", "fitted")):
+                both = [s for s in seeds if ours in here[s].ways() and theirs in hard[s].ways()]
                 for metric in DIFFERENCES if both else ():
                     found = paired(
-                        np.array([here[seed].scores[split, "1", metric] for seed in both]),
-                        np.array([hard[seed].scores[split, which, metric] for seed in both]),
+                        np.array([here[seed].scores[split, ours, metric] for seed in both]),
+                        np.array([hard[seed].scores[split, theirs, metric] for seed in both]),
                     )
                     yield {
                         "eps": here[seeds[0]].keys["eps"],
-                        "minus": f"eps 0, T {which}",
+                        "temperature": ours,
+                        "minus": f"eps 0, T {theirs}",
                         "split": split,
                         "metric": metric,
                         **interval_row(found.difference),
@@ -517,9 +523,11 @@ def _compared(claim: Claim, reports: Sequence[Report]) -> Interval | str:
     hard, smooth = by_eps.get(0.0, {}), by_eps.get(SMOOTHED, {})
     if claim in (OVERCONFIDENCE, UNDERCONFIDENT):
         eps, sign, less = (0.0, 1, 0.0) if claim is OVERCONFIDENCE else (0.1, -1, 0.1)
-        here = by_eps.get(eps, {}).values()
-        gaps = np.array([one.scores["test", "1", "confidence_gap"] for one in here])
-        return over_seeds(sign * gaps - less) if len(gaps) else f"needs runs at eps {eps:g}"
+        parts = [one.parts["test"] for one in by_eps.get(eps, {}).values()]
+        if not parts:
+            return f"needs runs at eps {eps:g}"
+        gaps_SN = np.stack([_gap(logits_NK, labels_N) for logits_NK, labels_N in parts])
+        return over_both(sign * gaps_SN - less)
     if claim is NO_TEMPERATURE:
         fitted = [one.temperature for one in smooth.values() if one.temperature]
         if not smooth:
@@ -539,6 +547,12 @@ def _compared(claim: Claim, reports: Sequence[Report]) -> Interval | str:
         for of, at in ((smooth, "1"), (hard, which))
     ]
     return over_seeds(values[0] - values[1] - (0.01 if claim is COMPARABLE else 0))
+
+
+def _gap(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """Confidence of each example, minus 1 where it is right [N]."""
+    confidence_N, correct_N = top_label(softmax(logits_NK.astype(np.float64)), labels_N)
+    return confidence_N - correct_N
 
 
 def _gates(done: Sequence[Trained], reports: Sequence[Report]) -> dict[Claim, str]:
@@ -579,8 +593,8 @@ COLUMNS = (
     ("1", "ece_if_calibrated", "if calibrated", 4),
     ("1", "nll", "NLL", 4),
     ("fitted", "nll", "NLL at T", 4),
-    ("1", "aurc", "AURC", 4),
-    ("1", "aurc_normalised", "normalised", 4),
+    ("1", "aurc", "AURC", 5),
+    ("1", "aurc_normalised", "normalised", 5),
 )
 
 

@@ -683,7 +683,7 @@ def _draw_curve(axis: Any, rows: Sequence[Row], curve: Curve) -> None:
 
 
 def _draw_grid(results: Sequence[Result]) -> Figure:
-    """Students' accuracy over teacher's eps and temperature; and less that of the hard teacher."""
+    """Students' accuracy over the teacher's eps and temperature, and minus that of hard ones."""
     figure, axes_RC = grid(len(results), 2, width=4.6, height=3.4)
     for axes, result in zip(axes_RC, results, strict=True):
         axes[0].annotate(
@@ -702,14 +702,17 @@ def _draw_grid(results: Sequence[Result]) -> Figure:
         for row in rows:
             place = eps.index(row["eps"]), temperatures.index(row["temperature"])
             cells[place] = 100 * row["value"]
-        away = cells - cells[0] if eps[0] == 0 else np.full_like(cells, np.nan)
+        away = np.full_like(cells, np.nan)
+        if eps[0] == 0:
+            away[1:] = cells[1:] - cells[0]
+        seeds = min(row["n"] for row in rows)
         furthest = np.nanmax(np.abs(away)) if np.isfinite(away).any() else 1.0
         for axis, values, title, look in (
-            (axes[0], cells, "test accuracy of students (%)", {"cmap": "cividis"}),
+            (axes[0], cells, f"test accuracy of students (%), n = {seeds}", {"cmap": "cividis"}),
             (
                 axes[1],
                 away,
-                "less that of the hard teacher's (points)",
+                "minus that of hard teachers' at the same temperature (points)",
                 {"cmap": "PuOr", "vmin": -furthest, "vmax": furthest},
             ),
         ):
@@ -724,6 +727,6 @@ def _draw_grid(results: Sequence[Result]) -> Figure:
             for (i, k), value in np.ndenumerate(values):
                 if np.isfinite(value):
                     box = {"facecolor": "white", "alpha": 0.6, "pad": 0.6, "lw": 0}
-                    text = f"{value:.1f}"
+                    text = f"{value:.2f}"
                     axis.text(k, i, text, ha="center", va="center", fontsize=6, bbox=box)
     return figure

@@ -396,6 +396,10 @@ def _summary(
     return rows
 
 
+EACH = {"linestyle": "none", "marker": "o", "markersize": 3, "alpha": 0.5, "color": COLORS[7]}
+MEAN = {"color": COLORS[0], "marker": "_", "capsize": 3, "linewidth": 1}
+ABOVE = {"fontsize": 7, "loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+"""A legend where it covers no bar."""
 PANELS = (
     ("accuracy", 100.0, "test accuracy (%)"),
     ("nll", 1.0, "test NLL (nats)"),
@@ -405,11 +409,14 @@ PANELS = (
 
 @styled
 def draw(_study: Config, results: Sequence[Result]) -> dict[str, Figure]:
-    """Test accuracy, NLL and ECE against eps: a point a seed, the mean with its interval."""
-    figure, axes_RC = grid(len(results), 3)
+    """Test accuracy, what is won or lost of it, NLL and ECE against eps: a point a seed, the mean
+    with its interval."""
+    figure, axes_RC = grid(len(results), 1 + len(PANELS), width=3.1)
     for axes, result in zip(axes_RC, results, strict=True):
-        for axis, panel in zip(axes, PANELS, strict=True):
+        first, second, *others = axes
+        for axis, panel in zip((first, *others), PANELS, strict=True):
             _draw_panel(axis, result, *panel)
+        _draw_differences(second, result)
         runs_done = [row for row in result.tables["runs"] if row["status"] == "finished"]
         seeds = len({row["seed"] for row in runs_done})
         counts = f"{plural(len(runs_done), 'run')}, {plural(seeds, 'seed')}"
@@ -421,17 +428,53 @@ def draw(_study: Config, results: Sequence[Result]) -> dict[str, Figure]:
     return {"eps": figure}
 
 
+def _draw_differences(axis: Any, result: Result) -> None:
+    """Accuracy minus that at the smallest eps, seed by seed: what pairing shows that bars hide."""
+    rows = [
+        row
+        for row in result.tables.get("differences", [])
+        if (row["split"], row["metric"]) == ("test", "accuracy")
+    ]
+    axis.set_visible(bool(rows))
+    if not rows:
+        return
+    base = rows[0]["minus"]
+    accuracy = {
+        (row["eps"], row["seed"]): 100 * row["test_accuracy"]
+        for row in result.tables["runs"]
+        if row["status"] == "finished"
+    }
+    pairs = [
+        (eps, value - accuracy[base, seed])
+        for (eps, seed), value in accuracy.items()
+        if eps != base and (base, seed) in accuracy
+    ]
+    axis.axhline(0, color="0.5", linewidth=0.8)
+    axis.plot(*zip(*pairs, strict=True), **EACH, label="a seed")
+    errors = [
+        [np.nan if row[end] is None else 100 * abs(row[end] - row["value"]) for row in rows]
+        for end in ("low", "high")
+    ]
+    axis.errorbar(
+        [row["eps"] for row in rows],
+        [100 * row["value"] for row in rows],
+        yerr=errors,
+        label="mean, 95 % over seeds" if rows[0]["low"] is not None else "mean",
+        **MEAN,
+    )
+    axis.set_xlim(left=min(base, 0.0) - 0.05 * rows[-1]["eps"])
+    axis.set_xlabel("eps (smoothing)")
+    axis.set_ylabel(f"test accuracy minus eps {base:g}\n(points, paired by seed)")
+    axis.legend(**ABOVE)
+
+
 def _draw_panel(axis: Any, result: Result, metric: str, factor: float, label: str) -> None:
     runs_done = [row for row in result.tables["runs"] if row["status"] == "finished"]
     estimates = result.tables["eps"]
     axis.plot(
         [row["eps"] for row in runs_done],
         [factor * row[f"test_{metric}"] for row in runs_done],
-        linestyle="none",
-        marker="o",
-        markersize=3,
-        alpha=0.5,
-        color=COLORS[7],
+        **EACH,
         label="a seed",
     )
     # ECE has no interval over both: resampled examples would bias it.
@@ -455,22 +498,17 @@ def _draw_panel(axis: Any, result: Result, metric: str, factor: float, label: st
         [row["eps"] for row in values],
         [factor * row["value"] for row in values],
         yerr=errors,
-        color=COLORS[0],
-        marker="_",
-        capsize=3,
-        linewidth=1,
         label=f"mean, 95 % over {said}" if bars else "mean; no interval from one seed",
+        **MEAN,
     )
     seeds_at = Counter(row["eps"] for row in runs_done)
-    if len(set(seeds_at.values())) > 1:
-        for row in values:
-            axis.annotate(
-                f"n = {seeds_at[row['eps']]}",
-                (row["eps"], factor * row["value"]),
-                xytext=(4, 4),
-                textcoords="offset points",
-                fontsize=7,
-            )
+    if metric == "accuracy" and len(set(seeds_at.values())) > 1:
+        low, high = axis.get_ylim()
+        axis.set_ylim(low - 0.08 * (high - low), high)
+        for eps, count in seeds_at.items():
+            place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
+            along = axis.get_xaxis_transform()
+            axis.annotate(f"n={count}", (eps, 0), xycoords=along, fontsize=6, **place)
     paper = [row for row in estimates if row["source"] != "ours" and row["metric"] == metric]
     if paper:
         axis.errorbar(
@@ -486,5 +524,4 @@ def _draw_panel(axis: Any, result: Result, metric: str, factor: float, label: st
         )
     axis.set_xlabel("eps (smoothing)")
     axis.set_ylabel(label)
-    # Above, where it covers no bar.
-    axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    axis.legend(**ABOVE)

@@ -42,7 +42,7 @@ PART = OfRecipe(
     Table(["what", "runs"], [["mine", "3"]]),
     "Reduced: mine: 10 of the paper's 100 steps.",
     "1 of 3 runs missing: eps=0 seed=2; lsexp sweep eps trains them",
-    papers=True,
+    "yes",
 )
 SECTION = Section(
     "eps",
@@ -91,7 +91,8 @@ def test_the_page_says_all_there_is():
     page = as_html([SECTION], "lsexp report", ["of another"])
     found, text = parsed(page)
     for words in (
-        "Of networks as the paper has them: 1 supported, 0 contradicted, 0 inconclusive, 1 not",
+        "Of networks in the tables and figures that the paper has of them: 1 supported, 0 "
+        "contradicted, 0 inconclusive, 1 not",
         "98.2 ± 0.1",
         "not tested (no gate): it helps",
         "disputed by Shen",

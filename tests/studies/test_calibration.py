@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 
 from lsexp.analysis.calibration import ece, scores, softmax
+from lsexp.analysis.statistics import over_both, over_seeds
 from lsexp.analysis.temperature import fit_temperature, halves
 from lsexp.errors import UserError
 from lsexp.runs.catalog import Entry
@@ -238,15 +240,38 @@ def test_the_papers_row_comes_first_then_the_reproductions():
 def test_differences_are_to_hard_networks_as_they_are_and_at_their_temperature():
     result = analyzed(made(OVERCONFIDENT))
     rows = {
-        (row["eps"], row["minus"]): row
+        (row["eps"], row["temperature"], row["minus"]): row
         for row in result.tables["differences"]
         if (row["split"], row["metric"]) == ("test", "nll")
     }
     hard = value(result, "nll")["value"]
     scaled = value(result, "nll", temperature="fitted")["value"]
     smooth = value(result, "nll", eps=0.05)["value"]
-    assert rows[0.05, "eps 0, T 1"]["value"] == pytest.approx(smooth - hard)
-    assert rows[0.05, "eps 0, T fitted"]["value"] == pytest.approx(smooth - scaled)
+    both = value(result, "nll", eps=0.05, temperature="fitted")["value"]
+    assert rows[0.05, "1", "eps 0, T 1"]["value"] == pytest.approx(smooth - hard)
+    assert rows[0.05, "1", "eps 0, T fitted"]["value"] == pytest.approx(smooth - scaled)
+    assert rows[0.05, "fitted", "eps 0, T fitted"]["value"] == pytest.approx(both - scaled)
+
+
+def test_overconfidence_is_over_seeds_and_images():
+    """Seeds that see the same images in the same way say nothing about others."""
+    logits, labels = logits_of(2.0, seed=0)
+    alike = [
+        Made(
+            {"eps": eps, "seed": seed}, logits_of(2.0, seed=1), (logits * (1 + seed / 100), labels)
+        )
+        for seed in range(3)
+        for eps in (0.0, 0.1)
+    ]
+    found = finding(analyzed(alike), calibration.OVERCONFIDENCE)
+    scores = []
+    for seed in range(3):
+        probabilities = scipy.special.softmax(logits.astype(float) * (1 + seed / 100), axis=1)
+        scores.append(probabilities.max(1) - (probabilities.argmax(1) == labels))
+    expected = over_both(np.array(scores))
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-5)
+    seeds = over_seeds(np.array(scores).mean(1))
+    assert found.high - found.low > 2 * (seeds.high - seeds.low)
 
 
 def test_debiased_ece_has_its_interval_over_both():
@@ -288,11 +313,16 @@ def test_figures_show_hard_scaled_and_smoothed():
     figures = drawn(analyzed(made(OVERCONFIDENT)))
     assert list(figures) == ["calibration", "temperatures", "risk_coverage"]
     titles = [axis.get_title().partition("\n")[0] for axis in figures["calibration"].axes[:3]]
-    assert titles == ["eps 0", "eps 0, at its temperature", "eps 0.05"]
+    assert titles == ["eps 0", "eps 0, at T = 1.97", "eps 0.05"]  # 2 was put in
     diagram, counts = figures["calibration"].axes[0], figures["calibration"].axes[3]
     assert diagram.get_xlim() == diagram.get_ylim() == counts.get_xlim() == (0, 1)
-    legend = [text.get_text() for text in diagram.get_legend().get_texts()]
-    assert legend[:3] == ["one network, calibrated, 95 %", "gap", "accuracy"]
+    [legend] = figures["calibration"].legends
+    assert [text.get_text() for text in legend.get_texts()][:4] == [
+        "of one calibrated network, 95 %",
+        "calibrated",
+        "gap",
+        "accuracy, seeds pooled",
+    ]
     assert sum(bar.get_height() for bar in counts.patches) == pytest.approx(1)
     risk = figures["risk_coverage"].axes
     assert risk[0].get_ylim() == risk[1].get_ylim()
@@ -336,7 +366,8 @@ def test_hard_networks_come_first_however_eps_is_typed_and_whichever_seed_is_mis
     trained = made({0.1: 0.7, 0.0: 2.0, 0.05: 1.0})[1:]
     trained = [one for one in trained if one.keys != {"eps": 0.0, "seed": 0}]
     result = analyzed(trained)
-    assert panel_titles(result) == ["eps 0", "eps 0, at its temperature", "eps 0.05"]
+    hard, scaled, smoothed = panel_titles(result)
+    assert (hard, scaled[:12], smoothed) == ("eps 0", "eps 0, at T ", "eps 0.05")
     assert [line[:2] for line in result.summary[1:]] == [
         ["eps 0", "2"],
         ["eps 0.05", "3"],

@@ -233,7 +233,7 @@ def test_the_figure_invents_no_interval_and_tells_n_where_it_differs():
     ]
     assert np.isnan(ends).all()
     accuracy = drawn(analyzed({0.0: [30, 31], 0.1: [33, None]})).axes[0]
-    assert sorted(text.get_text() for text in accuracy.texts) == ["n = 1", "n = 2"]
+    assert sorted(text.get_text() for text in accuracy.texts) == ["n=1", "n=2"]
 
 
 def test_differences_within_a_point_support_the_claim(monkeypatch):
@@ -274,15 +274,18 @@ def test_others_numbers_are_not_put_beside_another_network():
 def test_the_figure_has_a_point_a_seed_and_the_papers():
     result = analyzed({0.0: [30, 31], 0.1: [31, 33]}, recipe="cifar10_alexnet")
     figure = drawn(result)
-    accuracy, _, ece = figure.axes
+    accuracy, won, _, ece = figure.axes
     assert [axis.get_ylabel() for axis in figure.axes] == [
         "test accuracy (%)",
+        "test accuracy minus eps 0\n(points, paired by seed)",
         "test NLL (nats)",
         "test ECE (15 bins)",
     ]
     points = accuracy.lines[0]
     assert sorted(points.get_ydata()) == pytest.approx([75, 77.5, 77.5, 82.5])
     assert sorted(points.get_xdata()) == [0.0, 0.0, 0.1, 0.1]
+    pairs = next(line for line in won.lines if line.get_label() == "a seed")
+    np.testing.assert_allclose(pairs.get_xydata(), [[0.1, 2.5], [0.1, 5.0]])
     labels = [text.get_text() for text in accuracy.get_legend().get_texts()]
     assert "paper (on val)" in labels
     assert "paper (on val)" not in [text.get_text() for text in ece.get_legend().get_texts()]
@@ -292,8 +295,9 @@ def test_the_figure_has_a_point_a_seed_and_the_papers():
 def test_several_recipes_are_rows_of_one_figure():
     first, second = analyzed({0.0: [30, 31]}), analyzed({0.0: [20]}, recipe="cifar10_alexnet")
     figure = drawn(first, second)
-    assert len(figure.axes) == 6
-    assert [axis.get_title(loc="left") for axis in figure.axes[::3]] == [
+    assert len(figure.axes) == 8
+    assert not figure.axes[1].get_visible()  # nothing to compare with
+    assert [axis.get_title(loc="left") for axis in figure.axes[::4]] == [
         "digits_mlp on cifar10, budget cpu (2 runs, 2 seeds)",
         "cifar10_alexnet, budget cpu (1 run, 1 seed)",
     ]

@@ -15,13 +15,14 @@ from lsexp.studies.projections import Config
 NAMES = ("airplane", "automobile", "bird", "cat")
 
 
-def network(noise, scale=1.0, examples=12, seed=0):
-    """(train, val) of a network whose features are `scale` times the template plus noise."""
+def network(noise, scale=1.0, examples=12, seed=0, held=2.0):
+    """(train, val) of a network whose features are `scale` times the template plus noise, on val
+    `held` times as much."""
     rng = np.random.default_rng(seed)
     weight = np.eye(4, 6, dtype=np.float32)
-    labels = rng.permutation(np.repeat(np.arange(3), examples))
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), examples))
     found = {}
-    for split, factor in (("train", 1.0), ("val", 2.0)):
+    for split, factor in (("train", 1.0), ("val", held)):
         labels = labels[::-1]  # another class comes first
         features = scale * weight[labels] + factor * noise * rng.normal(size=(len(labels), 6))
         features = features.astype(np.float32)
@@ -130,6 +131,35 @@ def test_numbers_by_hand():
     assert value(result, "distance_other_spread")["value"] == pytest.approx(0, abs=1e-7)
 
 
+def stretched(factor):
+    """No noise; features of bird are so many times its template: means e_0, e_1 and factor e_2."""
+    found = network(0.0)
+    for split, one in found.items():
+        longer = one.features_ND * np.where(one.labels_N == 2, factor, 1)[:, None]
+        found[split] = one._replace(features_ND=longer.astype(np.float32))
+    return found
+
+
+def test_sides_of_the_clusters_by_hand():
+    result = analyzed([made(0.0, 0, stretched(3))])
+    assert value(result, "side_ratio", "")["value"] == pytest.approx(1)
+    # In the plane, which (1, 1, 1) is normal to: |e_0 - e_1|^2 = 2, |e_0 - 3 e_2|^2 = 10 - 4 / 3.
+    expected = np.sqrt((10 - 4 / 3) / 2)
+    assert value(result, "clusters_side_ratio")["value"] == pytest.approx(expected)
+
+
+def test_clusters_may_become_regular_where_templates_always_were():
+    trained = [
+        made(eps, seed, stretched(factor * (1 + seed / 1000)))
+        for seed in range(3)
+        for eps, factor in ((0.0, 3.0), (0.1, 1.0))
+    ]
+    found = finding(analyzed(trained), projections.REGULAR)
+    assert found.verdict == "supported"
+    assert found.value == pytest.approx(-np.log10(np.sqrt((10 - 4 / 3) / 2)), abs=0.01)
+    assert finding(analyzed(trained), projections.EQUIDISTANT).verdict == "inconclusive"
+
+
 def test_intervals_are_over_seeds_and_one_seed_has_none():
     row = value(analyzed(several()), "extent_plane")
     assert (row["n"], row["interval"]) == (3, "seeds")
@@ -148,6 +178,21 @@ def test_findings_follow_the_declared_rules():
     assert spread.value == pytest.approx(np.log10(4), abs=0.3)  # twice the noise
     equidistant = finding(result, projections.EQUIDISTANT)
     assert (equidistant.verdict, equidistant.value) == ("inconclusive", 0)  # all alike
+
+
+def test_that_clusters_spread_is_judged_over_images_too():
+    """Seeds that see the same images in the same way agree, whatever other images would show."""
+    alike = [
+        made(eps, seed, network(0.1 * (1 + seed / 1000), examples=20, held=1.1))
+        for seed in range(3)
+        for eps in (0.0, 0.1)
+    ]
+    found = finding(analyzed(alike), projections.SPREAD)
+    assert found.verdict == "inconclusive"
+    assert found.high - found.low > 0.1
+    few = [made(eps, seed, network(0.1, examples=9)) for seed in range(3) for eps in (0.0, 0.1)]
+    found = finding(analyzed(few), projections.SPREAD)
+    assert (found.verdict, found.because[:24]) == ("not tested", "needs 10 images of each ")
 
 
 @pytest.mark.parametrize(
