@@ -724,6 +724,8 @@ def _draw_grid(results: Sequence[Result]) -> Figure:
             axis.set_ylabel("eps of the teacher")
             axis.set_title(title, fontsize=8)
             axis.grid(visible=False)
+            if np.isnan(values[0]).all() and np.isfinite(values).any():
+                axis.set_ylim(bottom=0.5)
             for (i, k), value in np.ndenumerate(values):
                 if np.isfinite(value):
                     box = {"facecolor": "white", "alpha": 0.6, "pad": 0.6, "lw": 0}

@@ -635,11 +635,18 @@ def _notes(
             for name, how in CHECKS.items()
             if np.isfinite([one.values[name][-1] for one in here]).all()
         ]
-        for row in estimates:
-            if row["eps"] == value and row["interval"] in ("subsets", "redraws"):
-                what = "disjoint sets of images" if row["interval"] == "subsets" else "redraws"
-                half = (row["high"] - row["low"]) / 2
-                said.append(f"{row['value']:.3f} +- {half:.3f} as the mean of {row['n']} {what}")
+        again = [
+            row
+            for row in estimates
+            if row["eps"] == value and row["interval"] in ("subsets", "redraws")
+        ]
+        if again:
+            spreads = [
+                f"+- {(row['high'] - row['low']) / 2:.3f} over {row['n']} "
+                f"{'disjoint sets of images' if row['interval'] == 'subsets' else 'redraws'}"
+                for row in again
+            ]
+            said.append(f"{again[0]['value']:.3f} as the mean {', '.join(spreads)}")
         if said:
             lines.append(f"eps {value:.12g} at the end: {', '.join(said)}")
     lines.append(

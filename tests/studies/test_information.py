@@ -1,5 +1,6 @@
 """The study of information on made-up networks: runs, curves, claims, the figure."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,8 +281,8 @@ def test_the_end_has_intervals_over_disjoint_subsets_and_redraws():
     y_NM = drawn.difference_NM[:, 24:]
     assert values[0, 1, 1] == estimate(y_NM[:, :20], y_NM[:, 20:], drawn.labels_N).total
     [said] = [line for line in result.notes if "disjoint" in line]
-    assert "as the mean of 3 disjoint sets of images" in said
-    assert "as the mean of 2 redraws" in said
+    assert f"{values.mean():.3f} as the mean +- " in said
+    assert re.search(r"\+- [\d.]+ over 3 disjoint sets of images, \+- [\d.]+ over 2 redraws$", said)
 
 
 def test_other_estimators_stand_beside_it():
