@@ -171,15 +171,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
 TEACHERS = {"mnist_toy": "mnist_toy_teacher", "cifar10_distill": "cifar10_resnet56"}
 """Recipe of students to that of the teachers that they have in the paper."""
 
-SHOWN: dict[str, tuple[str, ...]] = {
-    "eps": ("cifar10_alexnet", "cifar100_resnet56"),
-    "projections": ("cifar10_alexnet", "cifar100_resnet56"),
-    "calibration": ("cifar100_resnet56",),
-    "distillation": ("cifar10_distill", "mnist_toy"),
-    "information": ("cifar10_resnet56",),
-}
-"""Study to the recipes whose networks its table or figure in the paper shows."""
-
 
 def papers(recipe: str, config: Mapping[str, Any]) -> str:
     """The recipe, if a run of it has data and network of the paper; "" if keys that were typed

@@ -114,7 +114,6 @@ def test_mnist_at_the_papers_length():
     ece = f"ECE is {of[0.05, '1', 'ece']:.4f} at eps 0.05, {of[0.1, '1', 'ece']:.4f} at 0.1"
     first, second, third = (f"{of[eps, 'fitted', 'nll']:.4f}" for eps in (0.05, 0.1, 0))
     assert f"(ECE {hard}), and {ece}" in README
-    assert third == "0.0271"
     assert f"{first} and {second} nats where hard ones have {third}" in README
 
 
@@ -141,10 +140,11 @@ def test_the_grid_on_mnist():
     right = table[(table.metric == "accuracy") & (table.split == "test")]
     teachers = right[right.role == "teacher"].set_index("eps")
     alone = right[right.role == "baseline"].set_index("eps")
-    assert max(alone.value[0.1], right[right.role == "student"].value.max()) == alone.value[0.1]
+    assert alone.value.idxmax() == 0.1
+    assert right[right.role == "student"].value.max() < alone.value[0.1]
     best = pm(alone.loc[0.1], 2, 100).replace("±", "+-")
     assert f"labels smoothed by 0.1 ({best} %)" in README
-    assert teachers.value[0.1] - teachers.value[0.0] < 0.001  # as good as each other
+    assert abs(teachers.value[0.1] - teachers.value[0.0]) < 0.001  # as good as each other
     for eps in (0.3, 0.6):
         [row] = grid[(grid.eps == eps) & (grid.temperature == 1)].itertuples()
         told = f"{100 * row.value:+.2f} [{100 * row.low:.2f}, {100 * row.high:.2f}]"
@@ -187,6 +187,19 @@ def test_the_toy_and_the_students_of_snapshots():
     more = paired(of[0.1].to_numpy(), of[0.0].to_numpy()).difference
     told = f"by {100 * more.value:.2f} points [{100 * more.low:.2f}, {100 * more.high:.2f}] over"
     assert told in README, told
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_a_report_says_what_the_tables_beside_it_say(name):
+    said = (ROOT / "results" / name / "report/report.md").read_text()
+    row = r"^\| . ([a-z ]+) \| (.+?) \| .+ \| (?:yes|no|of another place) \| (.+?) \| "
+    rows = re.findall(row, said, re.M)
+    assert len(rows) > 10
+    known = {(r.verdict, r.text, f"{r.n:g}") for r in findings(f"{name}/*/*").itertuples()}
+    for verdict, text, estimate in rows:
+        if estimate != "no estimate":
+            n = re.search(r"n = (\d+)", estimate)[1]
+            assert (verdict, text.replace("\\", ""), n) in known, text
 
 
 def test_every_folder_is_in_the_list():

@@ -17,7 +17,6 @@ import numpy as np
 from lsexp import compose, studies
 from lsexp.errors import UserError
 from lsexp.figures import STYLE
-from lsexp.published import SHOWN
 from lsexp.studies import Claim, Finding, Result, Row
 from lsexp.sweep.manifest import Manifest, all_with_runs, together
 from lsexp.sweep.show import completing, estimate_of, name_of, typed_of
@@ -92,8 +91,8 @@ class OfRecipe:
 
 
 WHOSE = {
-    "yes": "Of networks in the tables and figures that the paper has of them",
-    "of another figure": "Of networks of the paper, in tables and figures that it has of others",
+    "yes": "Of networks where the paper has them",
+    "of another place": "Of networks of the paper, in tables and figures that it has of others",
     "no": "Of other networks, where a verdict says what holds there",
 }
 """Whether the paper has what a claim was judged on: data and network, in this place."""
@@ -265,14 +264,16 @@ def _of_recipe(study: str, result: Result, manifest: Manifest, where: list[str])
         _ran(runs),
         _reduced(runs, where, papers=result.papers),
         missing,
-        _whose(study, result),
+        whose(study, result),
     )
 
 
-def _whose(study: str, result: Result) -> str:
+def whose(study: str, result: Result) -> str:
+    """Which of `WHOSE` a result is."""
     if not result.papers:
         return "no"
-    return "yes" if result.recipe in SHOWN[study] else "of another figure"
+    shown = getattr(studies.study(study, "lsexp report"), "SHOWN", ())
+    return "yes" if result.recipe in shown else "of another place"
 
 
 def _of_another(words: Sequence[str]) -> bool:

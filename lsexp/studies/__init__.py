@@ -25,6 +25,7 @@ and, where it makes sense,
                                  none, and NEEDED says what it takes
     recipe_for(recipe)           its recipe, where a user names that of the other studies
     measured(keys)               whether a run of these keys is to be measured, where not all are
+    SHOWN                        recipes whose networks the paper has in this place
 
 configs/study/<name>.yaml holds the defaults of its keys. Studies that share the function `runs`
 (that of eps) share its sweeps: what was trained for one is drawn by all.
@@ -188,6 +189,7 @@ GATE = f"hard runs are right on {100 * LEARNT:.0f} % of their training images"
 
 
 ONE_SEED = "one seed: nothing can be said of seeds; seeds=5 trains more"
+BOTH = "over seeds and images (until 27 November 2026 over seeds alone, which share images)"
 OTHER_SPREAD = "eps is spread over the other classes only; the paper spreads it over all"
 
 

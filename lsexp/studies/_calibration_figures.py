@@ -5,6 +5,7 @@ Shape letters: S seeds, T temperatures or coverages.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -98,10 +99,10 @@ def _draw_reliability(bins: int, results: Sequence[Result]) -> Figure:
         _name_row(upper[0], result)
         lower[0].set_ylabel("share of\nimages", fontsize=7)
     named: dict[str, Any] = {}
-    for axis in axes_RC[0]:
+    for axis in itertools.chain(*axes_RC):
         named |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    below = {"loc": "outside lower center", "ncols": 3, "fontsize": 7}
-    figure.legend(list(named.values()), list(named), **below)
+    look: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "fontsize": 7}
+    figure.legend(list(named.values()), list(named), **look)
     return figure
 
 
@@ -170,6 +171,10 @@ def _mean_curve(rows: Sequence[Row], at: str, of: str) -> tuple[np.ndarray, np.n
     return np.array(list(places)), np.array([np.mean(values) for values in places.values()])
 
 
+LEAST = 1e-5
+"""NLL and ECE that a logarithmic axis shows; less, or none, is drawn there."""
+
+
 def _draw_temperatures(results: Sequence[Result]) -> Figure:
     figure, axes_RC = grid(len(results), 2)
     for axes, result in zip(axes_RC, results, strict=True):
@@ -186,21 +191,25 @@ def _draw_temperatures(results: Sequence[Result]) -> Figure:
         for axis, metric, label in zip(
             axes, ("nll", "ece"), (f"{split} NLL (nats)", f"{split} ECE"), strict=True
         ):
+            top = 0.0
             for number, name in enumerate(dict.fromkeys(_name(row) for row in rows)):
                 here = [row for row in rows if _name(row) == name]
                 at_T, mean_T = _mean_curve(here, "temperature", metric)
+                top = max(top, float(mean_T.max()))
                 style = series_style(number)
                 best = found.get((name, "temperature"))
                 title = plain(name) + ("" if best is None else f", T = {best:.2f}")
-                axis.plot(at_T, mean_T, label=title, **style)
+                axis.plot(at_T, np.maximum(mean_T, LEAST), label=title, **style)
                 if best is not None and at_T[0] <= best <= at_T[-1]:
-                    axis.plot(best, found[name, metric], "o", color=style["color"], markersize=5)
+                    dot = max(found[name, metric], LEAST)
+                    axis.plot(best, dot, "o", color=style["color"], markersize=5)
             axis.axvline(1, color="0.5", linewidth=0.8)
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:g}")
             axis.set_xlabel("temperature (dots: fitted on val)")
             axis.set_ylabel(label)
-            logarithmic(axis)
+            if top > LEAST:
+                logarithmic(axis)
         axes[0].legend(fontsize=7)
         axes[0].set_title(plain(result.title), loc="left", fontsize=8)
     return figure

@@ -334,17 +334,20 @@ def _enlarge(axis: Any, rows: Sequence[Row]) -> None:
             steps, [100 * row["value"] for row in here], marker="o", markersize=3,
             label=f"eps {eps:.12g}, students", **look,
         )  # fmt: skip
-        known = [row for row in here if row["low"] is not None]
+        known = [row for row in here if row["n"] > 2 and row["low"] is not None]
         ends = [[100 * row[end] for row in known] for end in ("low", "high")]
         shade = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
         axis.fill_between([row["step"] for row in known], *ends, **shade)
     for row in rows:
         if row["role"] == BASELINE and row["value"] >= least:
-            axis.axhline(100 * row["value"], color=COLORS[7], linewidth=1)
-            if row["low"] is not None:
+            axis.axhline(
+                100 * row["value"], color=COLORS[7], linewidth=1, label="without a teacher"
+            )
+            if row["n"] > 2 and row["low"] is not None:
                 low, high = 100 * row["low"], 100 * row["high"]
                 axis.axhspan(low, high, color=COLORS[7], alpha=0.15, linewidth=0)
     axis.set_xscale("log")
+    axis.set_ylim(100 * least, 100 * least + 1.3 * NEAR)
     axis.set_xlabel("training step of the snapshot that teaches")
     axis.set_ylabel("test accuracy of students (%)")
     axis.set_title("enlarged; shaded: 95 % over seeds", loc="left", fontsize=8)

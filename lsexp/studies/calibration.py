@@ -36,6 +36,7 @@ from lsexp.config import key
 from lsexp.measure import Question, read_logits
 from lsexp.published import BY_HAND, DEFECTS, PAPER_ECE, REPRODUCTION_ECE, PublishedECE, papers
 from lsexp.studies import (
+    BOTH,
     GATE,
     ONE_SEED,
     OTHER_SPREAD,
@@ -67,10 +68,10 @@ if TYPE_CHECKING:
 HELP = "Table 3, Figure 2: ECE and reliability, hard, temperature-scaled and smoothed"
 ORDER = 3
 READING = {
-    "calibration": "Reliability: accuracy of the images in each bin of confidence, below it the "
-    "share of images there. On the diagonal confidence is worth what it says, under it the "
-    "network is over-confident, above it less sure than it could be. Grey: what sampling alone "
-    "would give a calibrated network.",
+    "calibration": "Reliability: accuracy of the images in each bin of confidence, below it, on a "
+    "logarithmic scale, the share of images there. On the diagonal confidence is worth what it "
+    "says, under it the network is over-confident, above it less sure than it could be. Grey: what "
+    "sampling alone would give a calibrated network.",
     "temperatures": "NLL and ECE against the temperature that divides the logits. Where the lowest "
     "point lies at 1 a network is calibrated as it is; right of it it is over-confident, left of "
     "it less sure than it could be, as smoothing makes networks that were calibrated.",
@@ -78,6 +79,7 @@ READING = {
     "the largest probability and by the normalised logit: lower is better, and what "
     "smoothing may lose.",
 }
+SHOWN = ("cifar100_resnet56",)
 VIEW = ("protocol", "fit", "bins")
 FILE = "val_logits, val_labels, test_logits, test_labels"
 SPLITS = ("val", "test")
@@ -108,7 +110,7 @@ OVERCONFIDENCE = Claim(
     "hard-overconfident",
     "networks trained on hard labels are over-confident",
     "Figure 2",
-    "mean confidence minus accuracy on test at eps 0, over seeds and images",
+    f"mean confidence minus accuracy on test at eps 0; {BOTH}",
     "above",
     factor=100,
     unit="points",
@@ -143,13 +145,14 @@ UNDERCONFIDENT = Claim(
     "mnist-underconfident",
     "on MNIST, where hard networks are calibrated, smoothing by 0.1 takes about 0.1 of confidence",
     "public reproduction, MNIST (ECE 0.002 hard, 0.102 at eps 0.1)",
-    "accuracy minus mean confidence on test at eps 0.1, minus 0.1, over seeds and images",
+    f"accuracy minus mean confidence on test at eps 0.1, minus 0.1; {BOTH}",
     "within",
     margin=0.03,
     gate="the data are MNIST, and hard runs are as confident as they are accurate, within 0.02",
 )
 CLAIMS = (OVERCONFIDENCE, CALIBRATES, COMPARABLE, NO_TEMPERATURE, UNDERCONFIDENT)
-"""Declared before any run; judged with temperatures fitted by NLL on half of val, and 15 bins.
+"""Declared before any run, but for the images in the intervals of the first and the last: all seeds
+see the same. Judged with temperatures fitted by NLL on half of val, and 15 bins.
 
 Gates: hard runs have learnt their training images (`learnt`), for the first; and need a temperature
 of at least `OVERCONFIDENT` for the next three: before, there is nothing to cure. For the last,

@@ -15,8 +15,10 @@ from support import change_metrics, lsexp, names
 
 from lsexp import files
 from lsexp.cli import main
+from lsexp.report import content
 from lsexp.report.content import Drawn, Judged, OfRecipe, Section, Table, _ran, _reduced
 from lsexp.report.pages import as_html, as_markdown
+from lsexp.studies import Result
 from lsexp.sweep.command import Job
 
 BAD = "<script>alert(1)</script>|`*_[x](y)&"
@@ -91,8 +93,7 @@ def test_the_page_says_all_there_is():
     page = as_html([SECTION], "lsexp report", ["of another"])
     found, text = parsed(page)
     for words in (
-        "Of networks in the tables and figures that the paper has of them: 1 supported, 0 "
-        "contradicted, 0 inconclusive, 1 not",
+        "Of networks where the paper has them: 1 supported, 0 contradicted, 0 inconclusive, 1 not",
         "98.2 ± 0.1",
         "not tested (no gate): it helps",
         "disputed by Shen",
@@ -110,6 +111,23 @@ def test_the_page_says_all_there_is():
     assert 'aria-label="Table 2. mine"' in page
     assert not re.search(r'(src|href)="(?!#|data:|https://arxiv)', page)  # needs nothing else
     assert found.tags.count("svg") == 1
+
+
+def test_whose_network_a_verdict_is_of():
+    kinds = [("eps", "cifar10_alexnet"), ("calibration", "cifar10_alexnet"), ("eps", "digits_mlp")]
+    found = [
+        content.whose(study, Result(recipe, {}, [], papers=recipe != "digits_mlp"))
+        for study, recipe in kinds
+    ]
+    assert found == ["yes", "of another place", "no"]
+    parts = [replace(PART, whose=whose) for whose in found]
+    page = as_html([replace(SECTION, recipes=parts)], "lsexp report")
+    _, text = parsed(page)
+    for words in content.WHOSE.values():
+        assert f"{words}: 1 supported" in text
+    assert "None of these networks" not in text
+    alone = as_markdown([replace(SECTION, recipes=[parts[2]])], "lsexp report")
+    assert "None of these networks is the paper's." in alone
 
 
 def test_markdown_says_the_same():

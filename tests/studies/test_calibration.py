@@ -328,6 +328,23 @@ def test_figures_show_hard_scaled_and_smoothed():
     assert risk[0].get_ylim() == risk[1].get_ylim()
 
 
+@pytest.mark.parametrize("sharp", [1.0, 100.0])
+def test_networks_without_any_error_have_curves(sharp):
+    """NLL and ECE of 0 on logarithmic axes."""
+    labels = np.arange(100) % 10
+    perfect = (10 * sharp * np.eye(10, dtype=np.float32)[labels], labels)
+    alike = [Made({"eps": 0.0, "seed": seed}, perfect, perfect) for seed in range(2)]
+    for figure in drawn(analyzed(alike)).values():
+        figure.draw_without_rendering()
+
+
+def test_the_legend_is_of_all_rows():
+    many = analyzed(made({0.0: 1.0}, seeds=1))
+    few = [Made({"eps": 0.0, "seed": 0}, logits_of(2.0), logits_of(2.0, examples=60))]
+    [legend] = drawn(many, analyzed(few))["calibration"].legends
+    assert "of fewer than 10 images a seed" in [text.get_text() for text in legend.get_texts()]
+
+
 def test_rows_for_recipes():
     results = [analyzed(made(OVERCONFIDENT, seeds=1)), analyzed(made({0.0: 1.5}, seeds=1), "other")]
     figures = drawn(*results)

@@ -292,6 +292,17 @@ def test_the_figure_has_a_point_a_seed_and_the_papers():
     assert "2 seeds" in figure.get_suptitle()
 
 
+def test_the_papers_numbers_are_seen_where_seeds_are_uneven():
+    trained = {0.0: [30, 31], 0.1: [31, None], 0.2: [30, 33]}
+    accuracy, won, *_ = drawn(analyzed(trained, recipe="cifar10_alexnet")).axes
+    low, high = accuracy.get_ylim()
+    assert low < 75 < 86.8 < high
+    assert sorted(text.get_text() for text in accuracy.texts) == ["n=1", "n=2", "n=2"]
+    assert sorted(text.get_text() for text in won.texts) == ["n=1", "n=2"]
+    labels = [text.get_text() for text in won.get_legend().get_texts()]
+    assert labels == ["a seed", "mean, 95 % over seeds"]
+
+
 def test_several_recipes_are_rows_of_one_figure():
     first, second = analyzed({0.0: [30, 31]}), analyzed({0.0: [20]}, recipe="cifar10_alexnet")
     figure = drawn(first, second)

@@ -190,6 +190,13 @@ def test_that_clusters_spread_is_judged_over_images_too():
     found = finding(analyzed(alike), projections.SPREAD)
     assert found.verdict == "inconclusive"
     assert found.high - found.low > 0.1
+    dead = {s: one._replace(features_ND=np.zeros((36, 6))) for s, one in network(0.1).items()}
+    points = [made(0.0, seed, network(0.1)) for seed in range(3)]
+    points += [made(0.1, seed, dead) for seed in range(3)]
+    found = finding(analyzed(points), projections.SPREAD)
+    assert found.because == "a cluster has hardly any extent"
+    found = finding(analyzed(points), projections.REGULAR)
+    assert found.because == "a side or a cluster has no extent at all"
     few = [made(eps, seed, network(0.1, examples=9)) for seed in range(3) for eps in (0.0, 0.1)]
     found = finding(analyzed(few), projections.SPREAD)
     assert (found.verdict, found.because[:24]) == ("not tested", "needs 10 images of each ")

@@ -265,7 +265,7 @@ def test_the_figure_has_students_their_teachers_and_those_without():
     result = Result("mine", {"students": list(students.over_all_seeds(found, alone))}, [])
     figure = students.draw([result, result])
     figure.draw_without_rendering()
-    assert len(figure.axes) == 4
+    assert len(figure.axes) == 6
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == [
         "eps 0, students (n = 3)",
@@ -274,3 +274,17 @@ def test_the_figure_has_students_their_teachers_and_those_without():
         "eps 0.1, their teachers",
         "without a teacher (n = 3)",
     ]
+    near = figure.axes[1]
+    low, high = near.get_ylim()
+    assert high - low == pytest.approx(1.3 * students.NEAR)
+    means = {(row["eps"], row["step"]): 100 * row["value"] for row in shown_means(result)}
+    assert low == pytest.approx(max(means.values()) - students.NEAR)
+    for line, eps in zip(near.lines, (0.0, 0.1), strict=False):
+        expected = [(step, value) for (of, step), value in means.items() if of == eps]
+        expected = sorted(pair for pair in expected if pair[1] >= low)
+        np.testing.assert_allclose(line.get_xydata(), expected)
+
+
+def shown_means(result):
+    rows = result.tables["students"]
+    return [row for row in rows if (row["role"], row["metric"]) == ("student", "test_accuracy")]
