@@ -59,7 +59,7 @@ SETS = {
         f"sweep calibration {ALEXNET} eps=0,0.05,0.1,0.2 seeds=3",
         f"sweep projections {ALEXNET} eps=0,0.1 seeds=3",
         "sweep information recipe=cifar10_alexnet eps=0,0.1 seeds=3",
-        "sweep information recipe=cifar10_resnet56_thin eps=0,0.1 seeds=3",
+        "sweep information recipe=cifar10_resnet56_thin eps=0,0.1,0.3,0.6 seeds=3",
         "sweep distillation recipe=cifar10_distill_thin eps=0,0.1,0.3,0.6 "
         "temperatures=1,2,4,8,16 seeds=3",
         f"sweep eps {THIRD}",
