@@ -39,13 +39,12 @@ SETS = {
         "report",
     ],
     "mnist": [
-        f"sweep information {MNIST} eps=0,0.1 seeds=5",
+        f"sweep information {MNIST} eps=0,0.1 seeds=5 students=true student.train.steps=488",
         f"sweep eps {MNIST} eps=0,0.05,0.1 seeds=10",
         f"sweep eps {MNIST} eps=0,0.05,0.1,0.2,0.3 seeds=5",
         f"plot eps {MNIST} eps=0,0.05,0.1,0.2,0.3 seeds=10",
         f"plot calibration {MNIST} eps=0,0.05,0.1,0.2,0.3 seeds=10",
         f"plot projections {MNIST} eps=0,0.1 seeds=10",
-        f"sweep information {MNIST} eps=0,0.1 seeds=5 students=true student.train.steps=488",
         "sweep distillation recipe=mnist_distill grid=full eps=0,0.1,0.3,0.6 "
         "temperatures=1,2,4,8,16 seeds=5",
         "sweep distillation recipe=mnist_toy budget=paper eps=0,0.1 seeds=10",
