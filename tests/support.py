@@ -46,7 +46,7 @@ FORKS.set_forkserver_preload(
         "lsexp.report.command",
     ]
     + [f"lsexp.studies.{name}" for name in studies.names()]
-    + ["hydra.main", "matplotlib.figure", "pandas", "torch._dynamo", "torch.utils.tensorboard"]
+    + ["hydra.main", "matplotlib.figure", "pandas", "torch.utils.tensorboard"]
 )
 
 

@@ -168,12 +168,28 @@ def test_the_grid_on_mnist():
 
 
 def test_the_toy_and_the_students_of_snapshots():
-    toy = pd.read_csv(ROOT / "results/distillation/mnist_toy-cpu/toy.csv")
-    for row in toy.itertuples():
-        assert f"{pm(row, 2).replace('±', '+-')} %" in README or (
-            f"hard ones {pm(row, 2).replace('±', '+-')}" in README
-        )
-        assert f"{row.paper:.2f}" in README
+    folder = ROOT / "results/mnist/distillation/mnist_toy-paper"
+    toy = pd.read_csv(folder / "toy.csv")
+    assert [*toy.role] == ["teacher", "teacher", "student", "student"]
+    assert [*toy.teacher_eps] == [0, 0.1, 0, 0.1]
+    for name, cells in (
+        ("**paper**", [f"{value:.2f}" for value in toy.paper]),
+        ("public reproduction", [f"{value:.2f}" for value in toy.public_reproduction]),
+        ("ours", [pm(row, 2) for row in toy.itertuples()]),
+    ):
+        assert f"| {name} | {' | '.join(cells)} |" in README
+    claims = findings("mnist/distillation/mnist_toy-paper").set_index("claim")
+    worse, helps = claims.loc["smoothed-teachers-teach-worse"], claims.loc["hard-teachers-help"]
+    low, value, high = (-100 * worse[name] for name in ("high", "value", "low"))
+    assert f"teach worse, by {value:.2f} points [{low:.2f}, {high:.2f}]" in README
+    low, value, high = (100 * helps[name] for name in ("low", "value", "high"))
+    assert f"{value:.2f} points [{low:.2f}, {high:.2f}] more, trained" in README
+    right = pd.read_csv(folder / "distillation.csv").query(
+        "role == 'baseline' and metric == 'accuracy' and split == 'test'"
+    )
+    for row in right.itertuples():
+        told = f"{100 * (1 - row.value):.2f} +- {50 * (row.high - row.low):.2f} %"
+        assert told in README, told
     [path] = (ROOT / "results/mnist/information").glob("mnist_mlp-paper-*")
     students = pd.read_csv(path / "students.csv")
     end = students[students.step == students.step.max()]
