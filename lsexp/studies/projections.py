@@ -453,7 +453,7 @@ def _spread(pictures: Sequence[Picture]) -> Interval | str:
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(np.subtract(*np.log10(ratios)))
 
-    try:  # groups of one image: of more, which are drawn, a few images' verdict may depend on them
+    try:  # groups of one image: larger ones are drawn at random, and the verdict may hang on that
         return over_both_of(difference, len(pictures), len(labels_N), groups=len(labels_N))
     except ValueError:
         return "a cluster has hardly any extent"
