@@ -22,6 +22,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 from lsexp import compose, studies
+from lsexp.launch import pool
 from lsexp.launch.plan import Plan, plan
 from lsexp.runs.store import sealed
 
@@ -48,6 +49,29 @@ FORKS.set_forkserver_preload(
     + [f"lsexp.studies.{name}" for name in studies.names()]
     + ["hydra.main", "matplotlib.figure", "pandas", "torch.utils.tensorboard"]
 )
+
+
+class Forks(multiprocessing.context.ForkContext):
+    """Workers of a command forked from it: each would import for longer than it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ours: list[Any] = []
+        outer = self
+
+        class Process(multiprocessing.context.ForkProcess):
+            def run(self) -> None:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                for connection in outer.ours:  # what is closed there must not stay open here
+                    connection.close()
+                super().run()
+
+        self.Process = Process  # type: ignore[assignment,misc]
+
+    def Pipe(self, duplex: bool = True) -> Any:
+        ours, theirs = super().Pipe(duplex)
+        self.ours.append(ours)
+        return ours, theirs
 
 
 class Started:
@@ -101,7 +125,9 @@ def _run(words: tuple[str, ...], cwd: str, env: dict[str, str], folder: str) -> 
     os.environ.update(env)
     sys.path.insert(0, cwd)
     sys.argv = ["lsexp", *words]
-    if "LSEXP_TEST_FAULT" in env:
+    if "LSEXP_TEST_FAULT" not in env:  # those that have faults in them start as they do elsewhere
+        pool.PROCESSES = Forks()
+    else:
         runpy.run_path(str(Path(__file__).parent / "faults/inject/sitecustomize.py"))
     from lsexp.cli import main
 

@@ -53,7 +53,8 @@ def workers_of(process):
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == process.pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+            tracker = b"resource_tracker" in (folder / "cmdline").read_bytes()
+            if int(parent) == process.pid and not tracker:
                 found.append(int(folder.name))
     return found
 

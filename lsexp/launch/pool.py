@@ -37,6 +37,8 @@ STOP_SECONDS = 300.0
 """How long a worker may take to stop: where its run ends just then, it publishes it first."""
 MOST_MEMBERS = 32
 """Runs that a worker can train at once; as many streams does torch tell apart."""
+PROCESSES: Any = multiprocessing.get_context("spawn")
+"""How workers start. A fork would copy locks that threads of the parent hold, and has no CUDA."""
 AGAIN_SECONDS = 1.0
 """Pause before a run that another process trains is looked at again."""
 
@@ -80,9 +82,8 @@ class _Worker:
     """The parent's side of a worker. tasks: what it trains."""
 
     def __init__(self, threads: int):
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(
+        self.connection, theirs = PROCESSES.Pipe()
+        self.process: BaseProcess = PROCESSES.Process(
             target=_work, args=(theirs, os.getpid()), daemon=True, name="lsexp-worker"
         )
         before = os.environ.get("OMP_NUM_THREADS")
