@@ -35,6 +35,8 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "lsexp",  # equal figures are equal files
 }
+ABOVE: Any = {"fontsize": 7, "loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+"""A legend above its axes, where it covers no bar."""
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:

@@ -20,7 +20,7 @@ from lsexp.analysis.information import Information
 from lsexp.analysis.statistics import Interval, over_seeds, paired
 from lsexp.config import DistillationConfig, MLPConfig, TrainConfig, key
 from lsexp.errors import UserError
-from lsexp.figures import COLORS, grid, plain, styled
+from lsexp.figures import ABOVE, COLORS, grid, plain, styled
 from lsexp.measure import Draws, Measurement, Question, Views
 from lsexp.published import (
     DEFECTS,
@@ -636,13 +636,13 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
             x, y = zip(*places, strict=True)
             label = f"public reproduction, {name}"
             below.plot(x, [100 * part for part in y], mark, color="0.6", markersize=5, label=label)
-        above.set_title(plain(result.title), loc="left", fontsize=8)
+        above.set_title(plain(result.title), loc="left", fontsize=8, pad=16)  # above the legend
         right = max(axis.get_xlim()[1] for axis in (above, below))
         for axis in (above, below):
             axis.set_ylabel("test accuracy (%)")
             axis.set_xlim(-0.05 * right, right)  # what is at 0 is seen whole
             if axis.get_legend_handles_labels()[0]:
-                axis.legend(fontsize=7)
+                axis.legend(**ABOVE)
         above.set_xlabel("eps of the teacher")
         below.set_xlabel("gamma, the effective smoothing of what was learnt from")
     figures = {"distillation": figure}

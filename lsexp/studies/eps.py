@@ -33,7 +33,7 @@ from lsexp.analysis.statistics import (
     smallest_visible_difference,
 )
 from lsexp.config import TrainConfig
-from lsexp.figures import COLORS, grid, plain, styled
+from lsexp.figures import ABOVE, COLORS, grid, plain, styled
 from lsexp.measure import Question
 from lsexp.published import DEFECTS, PAPER_ACCURACY, REPRODUCTION_ACCURACY, papers
 from lsexp.studies import (
@@ -400,8 +400,6 @@ def _summary(
 
 EACH = {"linestyle": "none", "marker": "o", "markersize": 3, "alpha": 0.5, "color": COLORS[7]}
 MEAN = {"color": COLORS[0], "marker": "_", "capsize": 3, "linewidth": 1}
-ABOVE = {"fontsize": 7, "loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-"""A legend where it covers no bar."""
 PANELS = (
     ("accuracy", 100.0, "test accuracy (%)"),
     ("nll", 1.0, "test NLL (nats)"),
