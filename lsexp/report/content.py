@@ -91,9 +91,9 @@ class OfRecipe:
 
 
 WHOSE = {
-    "yes": "Of networks where the paper has them",
-    "of another place": "Of networks of the paper, in tables and figures that it has of others",
-    "no": "Of other networks, where a verdict says what holds there",
+    "yes": "The paper's network in the paper's own table or figure",
+    "of another place": "The paper's network in a table or figure that the paper has of another",
+    "no": "Networks that are not the paper's, of which a verdict says what holds there",
 }
 """Whether the paper has what a claim was judged on: data and network, in this place."""
 
