@@ -1,4 +1,4 @@
-"""The numbers of the README are those of results/, and how results/ is made."""
+"""What the READMEs tell are the numbers of results/, and how results/ is made."""
 
 import importlib.util
 import re
@@ -12,6 +12,8 @@ from lsexp.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = " ".join((ROOT / "README.md").read_text().split())
+TOLD = " ".join((ROOT / "results/README.md").read_text().split())
+"""What each figure shows."""
 
 
 def pm(row, digits, factor=1.0):
@@ -82,7 +84,7 @@ def test_verdicts():
     tied = findings("digits/distillation/*tied*")
     assert [*tied.verdict] == ["supported", "inconclusive", "supported"]
     for row in (*students.itertuples(), *tied.itertuples()):
-        assert f"[{100 * row.low:.2f}, {100 * row.high:.2f}]" in README
+        assert f"[{100 * row.low:.2f}, {100 * row.high:.2f}]" in TOLD
     alexnet = [*findings("projections/cifar10_alexnet-cpu").itertuples()]
     information = findings("information/cifar10_alexnet-cpu")
     alexnet += information[information["where"] == "Figure 6"].itertuples()
@@ -92,8 +94,9 @@ def test_verdicts():
 def test_mnist_at_the_papers_length():
     found = findings("mnist/*/mnist_mlp-paper").set_index("claim")
     accuracy = found.loc["accuracy-unchanged"]
-    value, low, high = (f"{100 * accuracy[name]:.2f}"[1:] for name in ("value", "low", "high"))
-    assert f"smoothing by .1 gains {value} points [{low}, {high}] of accuracy" in README
+    value, low, high = (f"{100 * accuracy[name]:.2f}" for name in ("value", "low", "high"))
+    assert f"smoothing by 0.1 gains {value} points [{low}, {high}] of accuracy" in README
+    assert f"+{value} points [{low}, {high}]" in TOLD
     assert 10 ** found.loc["clusters-tighter"].value == pytest.approx(1 / 5, abs=0.02)
     assert 10 ** found.loc["scale-smaller"].value == pytest.approx(1 / 4, abs=0.03)
     assert dict(found[found["where"] == "Figure 1"].verdict) == {
@@ -107,21 +110,21 @@ def test_mnist_at_the_papers_length():
     table = pd.read_csv(folder / "calibration.csv", dtype={"temperature": str})
     of = table[(table.source == "ours") & (table.split == "test")]
     of = of.set_index(["eps", "temperature", "metric"]).value
-    wrong = [f"{100 * (1 - of[eps, '1', 'accuracy']):.2f}"[1:] for eps in (0.1, 0, 0.05)]
-    told = "{} % of the test set are wrong instead of {} ({} at eps .05)".format(*wrong)
-    assert told in README, told
+    wrong = [f"{100 * (1 - of[eps, '1', 'accuracy']):.2f}" for eps in (0.1, 0, 0.05)]
+    told = "{} % of the test set are wrong instead of {} ({} at eps 0.05)".format(*wrong)
+    assert told in TOLD, told
     hard = f"{of[0, '1', 'ece']:.4f} without, {of[0, 'fitted', 'ece']:.4f} with it"
     ece = f"ECE is {of[0.05, '1', 'ece']:.4f} at eps 0.05, {of[0.1, '1', 'ece']:.4f} at 0.1"
     first, second, third = (f"{of[eps, 'fitted', 'nll']:.4f}" for eps in (0.05, 0.1, 0))
-    assert f"(ECE {hard}), and {ece}" in README
-    assert f"{first} and {second} nats where hard ones have {third}" in README
+    assert f"(ECE {hard}), and {ece}" in TOLD
+    assert f"{first} and {second} nats where hard ones have {third}" in TOLD
 
 
 def test_alexnet_on_all_images():
     [path] = (ROOT / "results/cifar/calibration").glob("*train.steps=130000*/calibration.csv")
     table = pd.read_csv(path, dtype={"temperature": str}).query("source == 'ours'")
     table = table.set_index(["eps", "split", "temperature", "metric"]).value
-    told = f"T {table[0, 'val', 'fitted', 'temperature']:.2f}) from "
+    told = f"T {table[0, 'val', 'fitted', 'temperature']:.2f}), from "
     hard, smoothed = (f"{table[eps, 'test', '1', 'ece']:.3f}" for eps in (0, 0.1))
     assert f"{told}{hard} to {smoothed} at eps 0.1" in README
 
@@ -131,7 +134,7 @@ def test_the_grid_of_teachers_and_temperatures():
         grid = pd.read_csv(path)
         for row in grid[(grid.eps == 0.15) & (grid.temperature <= 4)].itertuples():
             low, high = 100 * row.low, 100 * row.high
-            assert f"{100 * row.value:+.2f} [{low:.2f}, {high:.2f}]" in README, row
+            assert f"{100 * row.value:+.2f} [{low:.2f}, {high:.2f}]" in TOLD, row
 
 
 def test_the_grid_on_mnist():
@@ -142,28 +145,26 @@ def test_the_grid_on_mnist():
     alone = right[right.role == "baseline"].set_index("eps")
     assert alone.value.idxmax() == 0.1
     assert right[right.role == "student"].value.max() < alone.value[0.1]
-    best = pm(alone.loc[0.1], 2, 100).replace("±", "+-")
-    assert f"labels smoothed by 0.1 ({best} %)" in README
+    best = pm(alone.loc[0.1], 2, 100)
+    assert f"labels smoothed by 0.1 ({best} %)" in TOLD
     assert abs(teachers.value[0.1] - teachers.value[0.0]) < 0.001  # as good as each other
     for eps in (0.3, 0.6):
         [row] = grid[(grid.eps == eps) & (grid.temperature == 1)].itertuples()
         told = f"{100 * row.value:+.2f} [{100 * row.low:.2f}, {100 * row.high:.2f}]"
-        assert told in README, told
+        assert told in TOLD, told
     students = right[(right.role == "student") & (right.temperature == 16)].set_index("eps").value
     told = ", ".join(f"{100 * students[eps]:.1f} after {eps:g}" for eps in (0.1, 0.3, 0.6))
-    assert f"at 16 to {100 * students[0]:.1f} % after eps 0, {told}" in README
+    assert f"at 16 to {100 * students[0]:.1f} % after eps 0, {told}" in TOLD
     claims = findings("mnist/distillation/mnist_distill-*").set_index("claim")
     [at_one] = grid[(grid.eps == 0.1) & (grid.temperature == 1)].itertuples()
     assert (
         f"{100 * at_one.value:+.2f} points [{100 * at_one.low:.2f}, {100 * at_one.high:.2f}]"
-        in README
+        in TOLD
     )
     none = claims.loc["hard-teachers-help"]
-    assert f"{100 * none.value:+.2f} points [{100 * none.low:.2f}, {100 * none.high:.2f}]" in README
+    assert f"{100 * none.value:+.2f} points [{100 * none.low:.2f}, {100 * none.high:.2f}]" in TOLD
     less = claims.loc["smoothed-teachers-do-not-help"]
-    assert (
-        f"{-100 * less.value:.2f} points [{-100 * less.high:.2f}, {-100 * less.low:.2f}]" in README
-    )
+    assert f"{-100 * less.value:.2f} points [{-100 * less.high:.2f}, {-100 * less.low:.2f}]" in TOLD
     assert {*claims.verdict} == {"inconclusive"}
 
 
@@ -177,32 +178,36 @@ def test_the_toy_and_the_students_of_snapshots():
         ("public reproduction", [f"{value:.2f}" for value in toy.public_reproduction]),
         ("ours", [pm(row, 2) for row in toy.itertuples()]),
     ):
-        assert f"| {name} | {' | '.join(cells)} |" in README
+        assert f"| {name} | {' | '.join(cells)} |" in TOLD
     claims = findings("mnist/distillation/mnist_toy-paper").set_index("claim")
     worse, helps = claims.loc["smoothed-teachers-teach-worse"], claims.loc["hard-teachers-help"]
     low, value, high = (-100 * worse[name] for name in ("high", "value", "low"))
-    assert f"teach worse, by {value:.2f} points [{low:.2f}, {high:.2f}]" in README
+    assert f"teach worse, by {value:.2f} points [{low:.2f}, {high:.2f}]" in TOLD
     low, value, high = (100 * helps[name] for name in ("low", "value", "high"))
-    assert f"{value:.2f} points [{low:.2f}, {high:.2f}] more, trained" in README
+    assert f"{value:.2f} points [{low:.2f}, {high:.2f}] more, trained" in TOLD
     right = pd.read_csv(folder / "distillation.csv").query(
         "role == 'baseline' and metric == 'accuracy' and split == 'test'"
     )
     for row in right.itertuples():
-        told = f"{100 * (1 - row.value):.2f} +- {50 * (row.high - row.low):.2f} %"
+        told = f"{100 * (1 - row.value):.2f} ± {50 * (row.high - row.low):.2f}"
+        assert f"{told} %" in TOLD, told
         assert told in README, told
+    for row in toy[toy.role == "student"].itertuples():
+        assert pm(row, 2) in README
+    assert [*claims.verdict] == ["supported", "inconclusive", "supported"]
     [path] = (ROOT / "results/mnist/information").glob("mnist_mlp-paper-*")
     students = pd.read_csv(path / "students.csv")
     end = students[students.step == students.step.max()]
     for row in end[end.metric == "test_accuracy"].itertuples():
-        assert pm(row, 2, 100).replace("±", "+-") in README
+        assert pm(row, 2, 100) in TOLD
     found = findings("mnist/information/mnist_mlp-paper-*").set_index("claim")
     row = found.loc["students-miss-what-is-erased"]
-    assert f"{100 * row.value:+.2f} points [{100 * row.low:.2f}, {100 * row.high:.2f}]" in README
+    assert f"{100 * row.value:+.2f} points [{100 * row.low:.2f}, {100 * row.high:.2f}]" in TOLD
     each = pd.read_csv(path / "students_by_seed.csv").query(f"step == {students.step.max()}")
     of = each.pivot_table(index="seed", columns="eps", values="test_accuracy")
     more = paired(of[0.1].to_numpy(), of[0.0].to_numpy()).difference
     told = f"by {100 * more.value:.2f} points [{100 * more.low:.2f}, {100 * more.high:.2f}] over"
-    assert told in README, told
+    assert told in TOLD, told
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist"])
@@ -220,7 +225,8 @@ def test_a_report_says_what_the_tables_beside_it_say(name):
 
 def test_every_folder_is_in_the_list():
     """results/README.md says of each what command made it; each says what was run."""
-    listed = set(re.findall(r"^\| `([^`]+?)/?` \|", (ROOT / "results/README.md").read_text(), re.M))
+    table = (ROOT / "results/README.md").read_text().partition("## What came out")[0]
+    listed = set(re.findall(r"^\| `([^`]+?)/?` \|", table, re.M))
     folders = {
         str(path.relative_to(ROOT / "results").parent)
         for path in (ROOT / "results").rglob("findings.csv")
@@ -235,9 +241,11 @@ def test_every_folder_is_in_the_list():
         assert done[["commit", "command", "seconds", "device"]].notna().all(axis=None)
 
 
-def test_pictures_of_the_readme_are_there():
-    for path in re.findall(r'(?:\]\(|src=")(results/[^)"]+)', README):
-        assert (ROOT / path).exists(), path
+def test_what_the_readmes_link_is_there():
+    for folder, text in ((ROOT, README), (ROOT / "results", TOLD)):
+        links = re.findall(r'(?:\]\(|src=")(?!http)([^)"]+)', text)
+        assert links
+        assert [link for link in links if not (folder / link).exists()] == []
 
 
 @pytest.fixture
