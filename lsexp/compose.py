@@ -6,6 +6,7 @@ output folders and logging never touch it.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -451,18 +452,9 @@ def _hydra(
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
-    store.store(name="sweep_schema", node=SweepConfig)
+    _store_schemas()
     if study is not None:
-        store.store(name=f"{primary.replace('/', '_')}_schema", node=study)
-    for name, schema in MODELS.items():
-        store.store(name=f"model_{name}_schema", node=schema)
-    for name, loss in LOSSES.items():
-        store.store(name=f"loss_{name}_schema", node=loss)
-    for name, launcher in LAUNCHERS.items():
-        store.store(name=f"launcher_{name}_schema", node=launcher)
-
+        ConfigStore.instance().store(name=f"{primary.replace('/', '_')}_schema", node=study)
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -503,6 +495,19 @@ def _hydra(
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before_env
+
+
+@functools.cache
+def _store_schemas() -> None:
+    """Tell Hydra of the dataclasses; a study's is told with it."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance().store
+    store(name="train_schema", node=TrainConfig)
+    store(name="sweep_schema", node=SweepConfig)
+    for kind, schemas in (("model", MODELS), ("loss", LOSSES), ("launcher", LAUNCHERS)):
+        for name, schema in schemas.items():
+            store(name=f"{kind}_{name}_schema", node=schema)
 
 
 def _check_budget(config: Any, choices: dict[str, Any]) -> None:

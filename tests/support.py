@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import multiprocessing
 import os
@@ -16,9 +17,11 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.numpy import load_file
 
 from lsexp import compose, studies
@@ -37,7 +40,7 @@ def tiny_plan(runs_dir: Path, *words: str) -> Plan:
 
 FORKS = multiprocessing.get_context("forkserver")
 """A process that has imported what the command needs and forks for each call: importing takes four
-times as long as the small runs of tests."""
+times as long as the small runs of tests, and the first composing and drawing as long as they."""
 FORKS.set_forkserver_preload(
     [
         "lsexp.cli",
@@ -47,8 +50,16 @@ FORKS.set_forkserver_preload(
         "lsexp.report.command",
     ]
     + [f"lsexp.studies.{name}" for name in studies.names()]
-    + ["hydra.main", "matplotlib.figure", "pandas", "torch.utils.tensorboard"]
+    + ["hydra.main", "matplotlib.figure", "pandas", "torch.utils.tensorboard", "warm"]
 )
+
+
+@functools.cache
+def _forks_are_there() -> None:
+    """Start it, once; it finds `warm` beside this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        forkserver.ensure_running()
 
 
 class Forks(multiprocessing.context.ForkContext):
@@ -64,6 +75,7 @@ class Forks(multiprocessing.context.ForkContext):
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 for connection in outer.ours:  # what is closed there must not stay open here
                     connection.close()
+                _with_faults()
                 super().run()
 
         self.Process = Process  # type: ignore[assignment,misc]
@@ -78,6 +90,7 @@ class Started:
     """The command in a process of its own; offers what tests use of `subprocess.Popen`."""
 
     def __init__(self, words: tuple[str, ...], cwd: Path, env: dict[str, str]):
+        _forks_are_there()
         self.args = ["lsexp", *words]
         self._folder = Path(tempfile.mkdtemp())
         self._process = FORKS.Process(target=_run, args=(words, str(cwd), env, str(self._folder)))
@@ -113,6 +126,7 @@ class Started:
 
 def _run(words: tuple[str, ...], cwd: str, env: dict[str, str], folder: str) -> None:
     """In the forked process: as `python -m lsexp.cli`."""
+    many = "LSEXP_FAULTS" in os.environ  # `make faults`: workers start as they do elsewhere
     for number, name in ((1, "out"), (2, "err")):
         opened = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, number)
@@ -125,13 +139,17 @@ def _run(words: tuple[str, ...], cwd: str, env: dict[str, str], folder: str) -> 
     os.environ.update(env)
     sys.path.insert(0, cwd)
     sys.argv = ["lsexp", *words]
-    if "LSEXP_TEST_FAULT" not in env:  # those that have faults in them start as they do elsewhere
+    if not many:
         pool.PROCESSES = Forks()
-    else:
-        runpy.run_path(str(Path(__file__).parent / "faults/inject/sitecustomize.py"))
+    _with_faults()
     from lsexp.cli import main
 
     sys.exit(main(list(words)))
+
+
+def _with_faults() -> None:
+    if "LSEXP_TEST_FAULT" in os.environ:
+        runpy.run_path(str(Path(__file__).parent / "faults/inject/sitecustomize.py"))
 
 
 def lsexp(*words: str, cwd: Path, env: dict[str, str] | None = None, start: bool = False) -> Any:

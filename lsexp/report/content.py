@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import re
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsexp import compose, studies
+from lsexp.config import TrainConfig
 from lsexp.errors import UserError
 from lsexp.figures import STYLE
 from lsexp.studies import Claim, Finding, Result, Row
@@ -427,7 +429,7 @@ def _reduced(runs: Sequence[Row], where: list[str], *, papers: bool) -> str:
     for name in dict.fromkeys(row["recipe"] for row in runs if row["status"] == "finished"):
         here = [r for r in runs if (r["recipe"], r["status"]) == (name, "finished")]
         with contextlib.suppress(UserError):
-            [(paper, _)] = compose.train_configs([f"recipe={name}", "budget=paper", *where])
+            paper = _as_in_the_paper(name, *where)
             whole, steps = paper.train.steps, min(row["steps"] for row in here)
             less = []
             if paper.train.epochs is None and steps < whole:
@@ -438,6 +440,13 @@ def _reduced(runs: Sequence[Row], where: list[str], *, papers: bool) -> str:
             said += [f"{name}: {', '.join(less)}"] if less else []
     own = "" if papers else "The paper has no such network. "
     return own + (f"Reduced: {'; '.join(said)}." if said else "")
+
+
+@functools.cache
+def _as_in_the_paper(recipe: str, *where: str) -> TrainConfig:
+    """Several sections are of one recipe."""
+    [(config, _)] = compose.train_configs([f"recipe={recipe}", "budget=paper", *where])
+    return config
 
 
 def overview(sections: Sequence[Section]) -> Iterator[tuple[Section, OfRecipe, Judged]]:

@@ -2,8 +2,8 @@
 
 LSEXP_TEST_FAULT holds a JSON object: `what` (below), `at` (n, from 1), `below` (the folder), `role`
 (command or worker) and `token`, a file that is made when the fault happens: it happens once.
-Python imports this at the start of a worker, since its folder is on PYTHONPATH; the command, which
-tests fork, runs it by itself.
+Python imports this at the start of a worker, since its folder is on PYTHONPATH; a command that
+tests fork, and a worker forked from that, run it by themselves.
 
   count    nothing; the number of changes is kept in the token
   kill     SIGKILL before the change
@@ -16,6 +16,7 @@ tests fork, runs it by itself.
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -27,6 +28,7 @@ SIGNALS = {"stop": "SIGSTOP", "int": "SIGINT", "term": "SIGTERM", "hup": "SIGHUP
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 SHORT = 100
 """Bytes after which a write is torn."""
+WORKER = "lsexp-worker"
 SPARE = 4 << 20
 """Bytes of memory that are left."""
 
@@ -34,6 +36,7 @@ SPARE = 4 << 20
 def install(fault):
     """Watch what this process does from now on."""
     state = {"changes": 0, "full": False, "busy": False}
+    process = os.getpid()
 
     def concerns(event, arguments):
         if event == "open":
@@ -73,7 +76,7 @@ def install(fault):
             os.kill(os.getpid(), getattr(signal, SIGNALS[what]))
 
     def hook(event, arguments):
-        if state["busy"] or not concerns(event, arguments):
+        if state["busy"] or not concerns(event, arguments) or os.getpid() != process:
             return
         state["busy"] = True  # what is done here is no change of the command's
         try:
@@ -96,7 +99,8 @@ def install(fault):
 def of_this_process():
     with contextlib.suppress(KeyError):
         fault = json.loads(os.environ["LSEXP_TEST_FAULT"])
-        worker = "--multiprocessing-fork" in sys.orig_argv and "spawn_main" in str(sys.orig_argv)
+        spawned = "--multiprocessing-fork" in sys.orig_argv and "spawn_main" in str(sys.orig_argv)
+        worker = spawned or multiprocessing.current_process().name == WORKER
         if fault["role"] == ("worker" if worker else "command"):
             install(fault)
 
