@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack"
 
 
+collect_ignore = ["warm.py"]
+
 SLOWEST = ("test_sweep", "test_faults", "test_cli", "test_snapshots", "test_networks", "test_bench")
 """Files that start many processes: first, so that no worker is left alone with one at the end."""
 

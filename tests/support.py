@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import json
 import multiprocessing
 import os
@@ -17,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +48,19 @@ FORKS.set_forkserver_preload(
         "lsexp.report.command",
     ]
     + [f"lsexp.studies.{name}" for name in studies.names()]
-    + ["hydra.main", "matplotlib.figure", "pandas", "torch.utils.tensorboard", "warm"]
+    + ["hydra.main", "matplotlib.figure", "pandas", "torch.utils.tensorboard", "support", "warm"]
 )
 
 
-@functools.cache
-def _forks_are_there() -> None:
-    """Start it, once; it finds `warm` beside this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        forkserver.ensure_running()
+ALWAYS_SPAWN = "LSEXP_FAULTS" in os.environ or Path("/dev/nvidiactl").exists()
+"""In `make faults`; and on a GPU, which a fork cannot use."""
 
 
 class Forks(multiprocessing.context.ForkContext):
-    """Workers of a command forked from it: each would import for longer than it trains."""
+    """Workers of a command forked from it: each would import for longer than it trains.
+
+    What a fork has of its parent and a new process does not is put right: signals, open pipes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,8 +68,14 @@ class Forks(multiprocessing.context.ForkContext):
         outer = self
 
         class Process(multiprocessing.context.ForkProcess):
+            def start(self) -> None:
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+                super().start()
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
             def run(self) -> None:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
                 for connection in outer.ours:  # what is closed there must not stay open here
                     connection.close()
                 _with_faults()
@@ -87,14 +90,19 @@ class Forks(multiprocessing.context.ForkContext):
 
 
 class Started:
-    """The command in a process of its own; offers what tests use of `subprocess.Popen`."""
+    """The command in a process of its own; offers what tests use of `subprocess.Popen`.
 
-    def __init__(self, words: tuple[str, ...], cwd: Path, env: dict[str, str]):
-        _forks_are_there()
+    spawn: its workers start as they do elsewhere.
+    """
+
+    def __init__(self, words: tuple[str, ...], cwd: Path, env: dict[str, str], *, spawn: bool):
         self.args = ["lsexp", *words]
         self._folder = Path(tempfile.mkdtemp())
-        self._process = FORKS.Process(target=_run, args=(words, str(cwd), env, str(self._folder)))
-        self._process.start()
+        told = (words, str(cwd), env, str(self._folder), spawn or ALWAYS_SPAWN)
+        self._process = FORKS.Process(target=_run, args=told)
+        with pytest.MonkeyPatch.context() as patch:  # where it finds `support` and `warm`
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+            self._process.start()
         self.pid: int = self._process.pid or 0
 
     @property
@@ -124,9 +132,8 @@ class Started:
         return out, err
 
 
-def _run(words: tuple[str, ...], cwd: str, env: dict[str, str], folder: str) -> None:
+def _run(words: tuple[str, ...], cwd: str, env: dict[str, str], folder: str, spawn: bool) -> None:
     """In the forked process: as `python -m lsexp.cli`."""
-    many = "LSEXP_FAULTS" in os.environ  # `make faults`: workers start as they do elsewhere
     for number, name in ((1, "out"), (2, "err")):
         opened = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, number)
@@ -139,7 +146,7 @@ def _run(words: tuple[str, ...], cwd: str, env: dict[str, str], folder: str) -> 
     os.environ.update(env)
     sys.path.insert(0, cwd)
     sys.argv = ["lsexp", *words]
-    if not many:
+    if not spawn:
         pool.PROCESSES = Forks()
     _with_faults()
     from lsexp.cli import main
@@ -152,10 +159,19 @@ def _with_faults() -> None:
         runpy.run_path(str(Path(__file__).parent / "faults/inject/sitecustomize.py"))
 
 
-def lsexp(*words: str, cwd: Path, env: dict[str, str] | None = None, start: bool = False) -> Any:
-    """Run the command in a process of its own; with `start`, do not wait for it."""
+def lsexp(
+    *words: str,
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    start: bool = False,
+    spawn: bool = False,
+) -> Any:
+    """Run the command in a process of its own; with `start`, do not wait for it.
+
+    spawn: its workers start as they do elsewhere.
+    """
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LSEXP_")}
-    process = Started(words, cwd, {**clean, **(env or {})})
+    process = Started(words, cwd, {**clean, **(env or {})}, spawn=spawn)
     if start:
         return process
     out, err = process.communicate(timeout=120)

@@ -195,6 +195,9 @@ def test_the_toy_and_the_students_of_snapshots():
     for row in toy[toy.role == "student"].itertuples():
         assert pm(row, 2) in README
     assert [*claims.verdict] == ["supported", "inconclusive", "supported"]
+    alike = claims.loc["smoothed-teachers-do-not-help"]
+    low, value, high = (100 * alike[name] for name in ("low", "value", "high"))
+    assert f"{value:.2f} points [{low:.2f}, {high:.2f}] apart" in TOLD
     [path] = (ROOT / "results/mnist/information").glob("mnist_mlp-paper-*")
     students = pd.read_csv(path / "students.csv")
     end = students[students.step == students.step.max()]
@@ -242,6 +245,7 @@ def test_every_folder_is_in_the_list():
 
 
 def test_what_the_readmes_link_is_there():
+    assert "@" not in TOLD  # a place that was to be filled
     for folder, text in ((ROOT, README), (ROOT / "results", TOLD)):
         links = re.findall(r'(?:\]\(|src=")(?!http)([^)"]+)', text)
         assert links

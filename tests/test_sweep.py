@@ -53,8 +53,8 @@ def workers_of(process):
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            tracker = b"resource_tracker" in (folder / "cmdline").read_bytes()
-            if int(parent) == process.pid and not tracker:
+            words = (folder / "cmdline").read_bytes()
+            if int(parent) == process.pid and words and b"resource_tracker" not in words:
                 found.append(int(folder.name))
     return found
 
@@ -268,7 +268,7 @@ def test_a_plot_without_any_sweep_says_how_to_make_one(tmp_path, monkeypatch, ca
 
 def test_a_killed_worker_takes_nothing_with_it(tmp_path):
     words = [*WORDS, *SLOW, "eps=0,0.1", "seeds=1"]
-    process = lsexp("sweep", "eps", *words, cwd=tmp_path, start=True)
+    process = lsexp("sweep", "eps", *words, cwd=tmp_path, start=True, spawn=True)
     until_it_saves(tmp_path / "runs", process)
     os.kill(workers_of(process)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=120)
@@ -281,7 +281,7 @@ def test_a_killed_worker_takes_nothing_with_it(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_is_stopped_goes_on_from_there(tmp_path, number):
     words = [*ONE, *SLOW, "eps=0", "seeds=1"]
-    process = lsexp("sweep", "eps", *words, cwd=tmp_path, start=True)
+    process = lsexp("sweep", "eps", *words, cwd=tmp_path, start=True, spawn=True)
     until_it_saves(tmp_path / "runs", process)
     children = workers_of(process)
     os.kill(process.pid, number)
@@ -335,8 +335,10 @@ def test_diverged_seeds_are_listed_now_and_the_next_time(tmp_path, capsys, monke
 
 
 def test_workers_that_die_while_nothing_is_trained_yet_are_replaced(tmp_path):
-    process = lsexp("sweep", "eps", *WORDS, "eps=0", "seeds=2", cwd=tmp_path, start=True)
+    words = [*WORDS, "eps=0", "seeds=2"]
+    process = lsexp("sweep", "eps", *words, cwd=tmp_path, start=True, spawn=True)
     until(lambda: len(workers_of(process)) == 2)
+    assert not list(tmp_path.glob("runs/*/attempt-*"))
     for pid in workers_of(process):
         os.kill(pid, signal.SIGKILL)
     out, err = process.communicate(timeout=120)

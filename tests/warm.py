@@ -1,7 +1,11 @@
-"""What the process that commands are forked from has done before: composed once, and drawn once."""
+"""What the process that commands are forked from has done before: composed once, and drawn once.
+
+Where that fails it is told, and tests are slower.
+"""
 
 import contextlib
 import io
+import traceback
 
 from lsexp.cli import main
 from lsexp.figures import grid, styled
@@ -16,6 +20,9 @@ def draw() -> None:
         figure.savefig(io.BytesIO(), format=form)
 
 
-with contextlib.redirect_stdout(io.StringIO()):
-    main(["sweep", "eps", "--cfg", "job"])
-draw()
+try:
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["sweep", "eps", "--cfg", "job"]) == 0
+    draw()
+except Exception:
+    traceback.print_exc()

@@ -203,7 +203,7 @@ def check_installed() -> None:
             f"launcher=local trains on this machine"
         )
     if importlib.util.find_spec("submitit") is None:
-        raise UserError("launcher=slurm: needs submitit: pip install 'lsexp[slurm]'")
+        raise UserError("launcher=slurm: needs submitit: pip install '.[slurm]' in its checkout")
 
 
 class Cluster:

@@ -93,7 +93,7 @@ class OfRecipe:
 
 
 WHOSE = {
-    "yes": "The paper's network in the paper's own table or figure",
+    "yes": "The paper's network where the paper has it",
     "of another place": "The paper's network in a table or figure that the paper has of another",
     "no": "Networks that are not the paper's, of which a verdict says what holds there",
 }
@@ -210,15 +210,16 @@ def _of_one(study: str, manifest: Manifest) -> str:
 
 
 def _own_recipes(words: Sequence[str]) -> list[str]:
-    """`--config-dir=FOLDER`, as it was typed, or nothing.
+    """`--config-dir=FOLDER`, or nothing.
 
-    >>> _own_recipes([]), _own_recipes(["eps=0", "--config-dir", "own"])
-    ([], ['--config-dir=own'])
+    >>> _own_recipes([]), _own_recipes(["eps=0", "--config-dir", "/own"])
+    ([], ['--config-dir=/own'])
     """
     for word, after in itertools.pairwise([*words, ""]):
         name, equals, folder = word.partition("=")
         if name in ("--config-dir", "-cd"):
-            return [f"--config-dir={folder if equals else after}"]
+            path = user_path("--config-dir", folder if equals else after)
+            return [f"--config-dir={path.absolute()}"]
     return []
 
 

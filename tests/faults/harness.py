@@ -62,8 +62,16 @@ class Scene:
         fault = {"what": what, "at": at, "below": str(cwd), "role": role, "token": token}
         return {"LSEXP_TEST_FAULT": json.dumps(fault)}
 
-    def run(self, cwd: Path, fault: dict[str, str] | None = None, *, start: bool = False):
-        return lsexp(*self.words, cwd=cwd, env={**ENV, **(fault or {})}, start=start)
+    def run(
+        self,
+        cwd: Path,
+        fault: dict[str, str] | None = None,
+        *,
+        start: bool = False,
+        spawn: bool = False,
+    ):
+        env = {**ENV, **(fault or {})}
+        return lsexp(*self.words, cwd=cwd, env=env, start=start, spawn=spawn)
 
     def disturbed(
         self, cwd: Path, what: str, rng: random.Random, role: str = "command", least: int = 1
@@ -75,7 +83,8 @@ class Scene:
         """
         shutil.copytree(self.start, cwd)
         at = rng.randint(least, self.changes[role])
-        done = self.run(cwd, fault=self.fault(cwd, what, at, role))
+        # A fork has what its parent has freed: it would not run out of memory.
+        done = self.run(cwd, fault=self.fault(cwd, what, at, role), spawn=what == "memory")
         assert cwd.with_name(f"{cwd.name}.token").exists(), "it never happened"
         return done
 

@@ -93,7 +93,7 @@ def test_the_page_says_all_there_is():
     page = as_html([SECTION], "lsexp report", ["of another"])
     found, text = parsed(page)
     for words in (
-        "the paper's own table or figure: 1 supported, 0 contradicted, 0 inconclusive, 1 not",
+        "where the paper has it: 1 supported, 0 contradicted, 0 inconclusive, 1 not tested",
         "98.2 ± 0.1",
         "not tested (no gate): it helps",
         "disputed by Shen",
