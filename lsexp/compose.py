@@ -443,9 +443,7 @@ def _hydra(
     Args:
         study: the dataclass of its keys, where `primary` is study/<name>.
     """
-    import hydra
     from hydra.core.config_store import ConfigStore
-    from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -459,11 +457,6 @@ def _hydra(
         Path.cwd()
     except FileNotFoundError as error:
         raise UserError("the folder where this is typed has been removed; cd elsewhere") from error
-    collected: list[tuple[Any, Any]] = []
-
-    def collect(config: Any) -> None:
-        collected.append((config, dict(HydraConfig.get().runtime.choices)))
-
     for word in overrides:
         try:
             OverridesParser.create().parse_override(word)
@@ -471,6 +464,45 @@ def _hydra(
             reason = " ".join(str(error).partition("\nSee")[0].split())
             word = word.removeprefix("++")
             raise UserError(f"{word}: {reason}; quote the word for the shell?") from error
+    try:
+        if flags:
+            collected = _as_hydras_command(primary, flags, overrides)
+        else:
+            collected = [_composed(primary, overrides)]
+        for config, choices in collected:
+            _check_budget(config, choices)
+        return [(OmegaConf.to_object(config), choices) for config, choices in collected]
+    except (
+        *(HydraException, OmegaConfBaseException, YAMLError),
+        *(ValueError, OverflowError),
+    ) as error:
+        raise _reworded(error) from error
+
+
+def _composed(primary: str, overrides: list[str]) -> tuple[Any, Any]:
+    """A config, and Hydra's choices."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import open_dict
+
+    with initialize_config_dir(str(configs_folder()), version_base="1.3"):
+        config = compose(primary, overrides, return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
+
+
+def _as_hydras_command(
+    primary: str, flags: list[str], overrides: list[str]
+) -> list[tuple[Any, Any]]:
+    """What a command of Hydra would be given, which knows the flags but composes twice."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    collected: list[tuple[Any, Any]] = []
+
+    def collect(config: Any) -> None:
+        collected.append((config, dict(HydraConfig.get().runtime.choices)))
 
     before_argv, before_env = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, rather than print and exit
@@ -481,20 +513,13 @@ def _hydra(
                 version_base="1.3", config_path=str(configs_folder()), config_name=primary
             )
             main(collect)()
-        for config, choices in collected:
-            _check_budget(config, choices)
-        return [(OmegaConf.to_object(config), choices) for config, choices in collected]
-    except (
-        *(HydraException, OmegaConfBaseException, YAMLError),
-        *(ValueError, OverflowError),
-    ) as error:
-        raise _reworded(error) from error
     finally:
         sys.argv = before_argv
         if before_env is None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before_env
+    return collected
 
 
 @functools.cache

@@ -429,25 +429,28 @@ def _reduced(runs: Sequence[Row], where: list[str], *, papers: bool) -> str:
     said = []
     for name in dict.fromkeys(row["recipe"] for row in runs if row["status"] == "finished"):
         here = [r for r in runs if (r["recipe"], r["status"]) == (name, "finished")]
-        with contextlib.suppress(UserError):
-            paper = _as_in_the_paper(name, *where)
-            whole, steps = paper.train.steps, min(row["steps"] for row in here)
-            less = []
-            if paper.train.epochs is None and steps < whole:
-                less.append(f"{steps:,} of the paper's {whole:,} steps")
-            sizes = [row["images"] for row in here if row["train_size"] is not None]
-            if paper.data.train_size is None and sizes:
-                less.append(f"{min(sizes):,} training images instead of all")
-            said += [f"{name}: {', '.join(less)}"] if less else []
+        paper = _as_in_the_paper(name, *where)
+        if paper is None:
+            continue
+        whole, steps = paper.train.steps, min(row["steps"] for row in here)
+        less = []
+        if paper.train.epochs is None and steps < whole:
+            less.append(f"{steps:,} of the paper's {whole:,} steps")
+        sizes = [row["images"] for row in here if row["train_size"] is not None]
+        if paper.data.train_size is None and sizes:
+            less.append(f"{min(sizes):,} training images instead of all")
+        said += [f"{name}: {', '.join(less)}"] if less else []
     own = "" if papers else "The paper has no such network. "
     return own + (f"Reduced: {'; '.join(said)}." if said else "")
 
 
 @functools.cache
-def _as_in_the_paper(recipe: str, *where: str) -> TrainConfig:
-    """Several sections are of one recipe."""
-    [(config, _)] = compose.train_configs([f"recipe={recipe}", "budget=paper", *where])
-    return config
+def _as_in_the_paper(recipe: str, *where: str) -> TrainConfig | None:
+    """None: the paper has no such budget. Kept, since several sections are of one recipe."""
+    with contextlib.suppress(UserError):
+        [(config, _)] = compose.train_configs([f"recipe={recipe}", "budget=paper", *where])
+        return config
+    return None
 
 
 def overview(sections: Sequence[Section]) -> Iterator[tuple[Section, OfRecipe, Judged]]:
