@@ -203,7 +203,9 @@ def check_installed() -> None:
             f"launcher=local trains on this machine"
         )
     if importlib.util.find_spec("submitit") is None:
-        raise UserError("launcher=slurm: needs submitit: pip install '.[slurm]' in its checkout")
+        raise UserError(
+            "launcher=slurm: needs submitit: pip install '.[slurm]', typed in lsexp's checkout"
+        )
 
 
 class Cluster:

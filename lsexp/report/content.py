@@ -210,7 +210,7 @@ def _of_one(study: str, manifest: Manifest) -> str:
 
 
 def _own_recipes(words: Sequence[str]) -> list[str]:
-    """`--config-dir=FOLDER`, or nothing.
+    """`--config-dir=FOLDER`, absolute, or nothing.
 
     >>> _own_recipes([]), _own_recipes(["eps=0", "--config-dir", "/own"])
     ([], ['--config-dir=/own'])
@@ -402,7 +402,7 @@ def _list(seeds: Sequence[int]) -> str:
 
 def _about(recipe: str, where: list[str]) -> str:
     """The first sentence of a recipe's file."""
-    folders = [user_path("--config-dir", word.partition("=")[2]) for word in where]
+    folders = [Path(word.partition("=")[2]) for word in where]
     for folder in [compose.configs_folder(), *folders]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             return _first_sentence((folder / "recipe" / f"{recipe}.yaml").read_text())
