@@ -179,7 +179,7 @@ def _normalise_relu(part, first, last, x_RL, y_RL, mean_L, scale_L, bias_L):
 
 
 @_compiled
-def _gradient_sums(part, first, last, dy_RL, y_RL, x_RL, mean_L, sums_P2L):
+def _gradient_sums(part, first, last, dy_RL, x_RL, mean_L, scale_L, bias_L, sums_P2L):
     columns = x_RL.shape[1]
     sum_L, product_L = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for block in range(first, last, BLOCK):
@@ -187,23 +187,25 @@ def _gradient_sums(part, first, last, dy_RL, y_RL, x_RL, mean_L, sums_P2L):
         product_L[:] = 0
         for r in range(block, min(block + BLOCK, last)):
             for c in range(columns):
-                zero = _load(y_RL[r, c]) <= np.float32(0)
+                apart = _load(x_RL[r, c]) - mean_L[c]
+                # The sign of what came out: cheaper than reading that.
+                zero = apart * scale_L[c] + bias_L[c] <= 0
                 slope = np.float32(0) if zero else _load(dy_RL[r, c])
                 sum_L[c] += slope
-                product_L[c] += slope * (_load(x_RL[r, c]) - mean_L[c])
+                product_L[c] += slope * apart
         for c in range(columns):
             sums_P2L[part, 0, c] += sum_L[c]
             sums_P2L[part, 1, c] += product_L[c]
 
 
 @_compiled
-def _gradient(part, first, last, dy_RL, y_RL, x_RL, dx_RL, scale_L, slope_L, shift_L):
+def _gradient(part, first, last, dy_RL, x_RL, dx_RL, mean_L, scale_L, bias_L, slope_L, shift_L):
     for r in range(first, last):
         for c in range(x_RL.shape[1]):
-            zero = _load(y_RL[r, c]) <= np.float32(0)
+            x = _load(x_RL[r, c])
+            zero = (x - mean_L[c]) * scale_L[c] + bias_L[c] <= 0
             slope = np.float32(0) if zero else _load(dy_RL[r, c])
-            value = slope * scale_L[c] + _load(x_RL[r, c]) * slope_L[c] + shift_L[c]
-            dx_RL[r, c] = _as(dy_RL[r, c], value)
+            dx_RL[r, c] = _as(dy_RL[r, c], slope * scale_L[c] + x * slope_L[c] + shift_L[c])
 
 
 def _sums(columns: int) -> np.ndarray:
@@ -250,7 +252,7 @@ class _BatchNormReLU(torch.autograd.Function):
             torch.from_numpy(each.astype(np.float32)) for each in (mean, var, scale)
         )
         y_BCHW = normalise_relu(x_BCHW, mean_C, scale_C, bias_C)
-        ctx.save_for_backward(x_BCHW, y_BCHW, weight_C)
+        ctx.save_for_backward(x_BCHW, weight_C, bias_C)
         ctx.moments = mean, inverse
         ctx.mark_non_differentiable(mean_C, var_C)
         return y_BCHW, mean_C, var_C
@@ -258,7 +260,7 @@ class _BatchNormReLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy_BCHW, _mean, _var):
-        x_BCHW, y_BCHW, weight_C = ctx.saved_tensors
+        x_BCHW, weight_C, bias_C = ctx.saved_tensors
         mean, inverse = ctx.moments
         channels = x_BCHW.shape[1]
         count = x_BCHW.numel() // channels
@@ -266,19 +268,22 @@ class _BatchNormReLU(torch.autograd.Function):
         copies = columns // channels
         dy_BCHW = dy_BCHW.contiguous(memory_format=torch.channels_last)
         dx_BCHW = torch.empty_like(x_BCHW)
-        dy_RL, y_RL, x_RL, dx_RL = (
-            _array(each).reshape(-1, columns) for each in (dy_BCHW, y_BCHW, x_BCHW, dx_BCHW)
+        dy_RL, x_RL, dx_RL = (
+            _array(each).reshape(-1, columns) for each in (dy_BCHW, x_BCHW, dx_BCHW)
         )
         sums = _sums(columns)
-        mean_L = np.tile(mean.astype(np.float32), copies)
-        _over(x_RL, _gradient_sums, dy_RL, y_RL, x_RL, mean_L, sums)
-        bias_slope, products = _by_channel(sums, channels)
         scale = weight_C.detach().numpy() * inverse
+        forward = [
+            np.tile(each.astype(np.float32), copies)
+            for each in (mean, scale, bias_C.detach().numpy())
+        ]
+        _over(x_RL, _gradient_sums, dy_RL, x_RL, *forward, sums)
+        bias_slope, products = _by_channel(sums, channels)
         # dx = scale * (dy - mean(dy) - (x - mean) * inverse**2 * mean(dy * (x - mean)))
         slope = -scale * inverse**2 * products / count
         shift = -scale * bias_slope / count - slope * mean
-        terms = [np.tile(each.astype(np.float32), copies) for each in (scale, slope, shift)]
-        _over(x_RL, _gradient, dy_RL, y_RL, x_RL, dx_RL, *terms)
+        terms = [np.tile(each.astype(np.float32), copies) for each in (slope, shift)]
+        _over(x_RL, _gradient, dy_RL, x_RL, dx_RL, *forward, *terms)
         weight_slope = torch.from_numpy((products * inverse).astype(np.float32))
         return dx_BCHW, weight_slope, torch.from_numpy(bias_slope.astype(np.float32)), None
 
