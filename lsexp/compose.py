@@ -412,16 +412,16 @@ def _check_override(word: str, config_dir: str | None, known: list[str], help_co
         if name in sweep_keys():
             raise UserError(f"{word}: goes with lsexp sweep and lsexp reproduce")
         raise unknown(word, "key", known, help_command)
-    if name in _flag_keys():
+    if name in _keys_of("bool"):
         _check_flag(name, value, help_command)
 
 
-def _flag_keys() -> set[str]:
-    """Keys that are true or false."""
+def _keys_of(type_begins: str) -> set[str]:
+    """Keys whose values are of a type: "bool", "list"."""
     kinds = [(SweepConfig, ""), *((one, "model.") for one in MODELS.values())]
     kinds += [(one, "loss.") for one in LOSSES.values()]
     found = (each for kind, prefix in kinds for each in walk(kind(), prefix))
-    return {name for name, item, _ in found if item.type == "bool"}
+    return {name for name, item, _ in found if item.type.startswith(type_begins)}
 
 
 def _check_flag(name: str, value: str, help_command: str) -> None:
@@ -552,12 +552,14 @@ def _reworded(error: Exception) -> UserError:
     lines = [line for line in lines if not line.startswith(dropped)]
     if lines and lines[0].startswith("Ambiguous value for argument"):
         word = lines[0].split("'")[1].removeprefix("++")
-        if _in_table(word.partition("=")[0]) or word.partition("=")[0] in GROUPS + SWEEP_GROUPS:
-            return UserError(f"{word}: several values; -m trains one run for each")
-        return UserError(
-            f"{word}: several values; -m trains one run for each, brackets make a list: "
-            f"lsexp train -m {word}, or {word.replace('=', '=[', 1)}]"
-        )
+        reason = f"{word}: several values; -m trains one run for each"
+        name = word.partition("=")[0]
+        if name in _keys_of("list"):
+            listed = f"lsexp train -m {word}, or {word.replace('=', '=[', 1)}]"
+            return UserError(f"{reason}, brackets make a list: {listed}")
+        if _in_table(name) or name in GROUPS + SWEEP_GROUPS:
+            return UserError(reason)
+        return UserError(f"{reason}: lsexp train -m {word}")
     several = re.match(r"Sweep parameters '(?:\+\+)?(.*)' requires --multirun", " ".join(lines))
     if several:
         return UserError(f"{several[1]}: several values; -m trains one run for each")

@@ -437,7 +437,10 @@ WRONG = {
     ],
     "train budget=paper": ["budget=paper: recipe=digits_mlp has smoke, cpu"],
     "train seed=abc": ["seed=abc: must be a whole number"],
-    "train seed=1,2": ["seed=1,2: several values", "lsexp train -m seed=1,2"],
+    "train seed=1,2": ["several values; -m trains one run for each: lsexp train -m seed=1,2"],
+    "train optim.milestones=0.1,0.2": [
+        "brackets make a list: lsexp train -m optim.milestones=0.1,0.2, or optim.milestones=[0.1,",
+    ],
     "train seed=-1": ["seed=-1: must be at least 0"],
     "train seed=[": ["seed=["],
     "train seed=null": ["seed=null: cannot be null"],
