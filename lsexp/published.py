@@ -162,13 +162,18 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "mnist_mlp": _MLP | {"model.widths": [1200, 1200]},
     "mnist_toy_teacher": _MLP | {"model.widths": [1200, 1200]},
     "mnist_toy": _MLP | {"model.widths": [800, 800]},
+    "mnist_distill": _MLP | {"model.widths": [800, 800]},
     "cifar10_alexnet": _ALEXNET,
     "cifar10_distill": _ALEXNET,
     "cifar10_resnet56": _RESNET | {"data.name": "cifar10"},
     "cifar100_resnet56": _RESNET | {"data.name": "cifar100"},
 }
 """Recipes of networks that the paper has: what makes them so."""
-TEACHERS = {"mnist_toy": "mnist_toy_teacher", "cifar10_distill": "cifar10_resnet56"}
+TEACHERS = {
+    "mnist_toy": "mnist_toy_teacher",
+    "mnist_distill": "mnist_toy_teacher",
+    "cifar10_distill": "cifar10_resnet56",
+}
 """Recipe of students to that of the teachers that they have in the paper."""
 
 

@@ -54,7 +54,8 @@ class Drawn(NamedTuple):
 class Judged(NamedTuple):
     """A claim with what was found, as text.
 
-    asked: what the statistic must be, and where; estimate: ours; paper: its, "" where it has none.
+    asked: what the statistic must be, and where; estimate: ours; paper: its, "" where it has none;
+    whose: of `WHOSE`.
     """
 
     verdict: str
@@ -66,6 +67,7 @@ class Judged(NamedTuple):
     paper: str
     because: str
     disputed_by: str
+    whose: str
 
 
 @dataclass
@@ -77,7 +79,6 @@ class OfRecipe:
         reduced: what is less than in the paper; "" where nothing is.
         missing: runs that are not finished, and what to do about them, "" without any.
         ran: the table of what was run.
-        whose: of `WHOSE`.
     """
 
     recipe: str
@@ -89,7 +90,6 @@ class OfRecipe:
     ran: Table
     reduced: str
     missing: str
-    whose: str
 
 
 WHOSE = {
@@ -263,20 +263,20 @@ def _of_recipe(study: str, result: Result, manifest: Manifest, where: list[str])
         "" if _of_another(manifest.words) else _about(result.recipe, where),
         _without_empty(Table(header, rows)),
         result.notes,
-        [_judged(one) for one in result.findings],
+        [_judged(one, whose(study, result, one)) for one in result.findings],
         _ran(runs),
         _reduced(runs, where, papers=result.papers),
         missing,
-        whose(study, result),
     )
 
 
-def whose(study: str, result: Result) -> str:
-    """Which of `WHOSE` a result is."""
+def whose(study: str, result: Result, finding: Finding) -> str:
+    """Which of `WHOSE` a claim was judged on."""
     if not result.papers:
         return "no"
     shown = getattr(studies.study(study, "lsexp report"), "SHOWN", ())
-    return "yes" if result.recipe in shown else "of another place"
+    here = result.recipe in shown or finding.paper is not None
+    return "yes" if here else "of another place"
 
 
 def _of_another(words: Sequence[str]) -> bool:
@@ -298,7 +298,7 @@ def _name(row: Row) -> str:
     return label({name: row[name] for name in KEYS if name in row}) + status
 
 
-def _judged(one: Finding) -> Judged:
+def _judged(one: Finding, whose: str) -> Judged:
     claim = one.claim
     paper = "" if one.paper is None else f"{claim.factor * one.paper:+.3g} {claim.unit}".strip()
     return Judged(
@@ -311,6 +311,7 @@ def _judged(one: Finding) -> Judged:
         paper,
         one.because,
         claim.disputed_by,
+        whose,
     )
 
 
@@ -340,6 +341,7 @@ def _ran(runs: Sequence[Row]) -> Table:
             key = (row.get("role"), *(row[name] for name in (*same, "threads", "torch")), kernels)
             kinds.setdefault(key, []).append(row)
     taught = any(row.get("temperature") is not None for row in runs)
+    on_cpu = all(row["device"] == "cpu" for row in runs if row["status"] == "finished")
     header = ["what", "runs", "seeds", "eps", *(["temperature"] if taught else [])]
     header += ["steps", "images", "budget", "device", "precision"]
     rows = []
@@ -373,14 +375,13 @@ def _ran(runs: Sequence[Row]) -> Table:
                 f"{precision}, {plural(threads, 'thread')}"
                 f"{'' if kernels == 'deterministic' else f', {kernels} kernels'}",
                 f"{np.median(seconds):,.0f}",
-                f"{sum(seconds) * (threads if device == 'cpu' else 1) / 3600:,.2f}",
+                f"{sum(seconds) * (threads if device == 'cpu' else 1) / 3600:,.2f}"
+                f"{'' if on_cpu else ' of cores' if device == 'cpu' else ' of a GPU, shared'}",
                 str(torch),
                 ", ".join(commits),
             ]
         )
-    done = [row for row in runs if row["status"] == "finished"]
-    on_cpu = all(row["device"] == "cpu" for row in done)
-    hours = "hours of cores" if on_cpu else "hours (of a GPU: shared by its runs)"
+    hours = "hours of cores" if on_cpu else "hours"
     return Table([*header, "seconds a run (median)", hours, "PyTorch", "commit"], rows)
 
 

@@ -38,9 +38,9 @@ def _values(sections: Sequence[Section], command: str, missing: Sequence[str]) -
     claims = list(overview(sections))
     # Of what the paper shows first, and apart: of others a verdict says what holds there.
     counts = {
-        whose: Counter(claim.verdict for _, part, claim in claims if part.whose == whose)
+        whose: Counter(claim.verdict for _, _, claim in claims if claim.whose == whose)
         for whose in WHOSE
-        if any(part.whose == whose for _, part, _ in claims)
+        if any(claim.whose == whose for _, _, claim in claims)
     }
     return {
         "sections": sections,

@@ -25,7 +25,7 @@ and, where it makes sense,
                                  none, and NEEDED says what it takes
     recipe_for(recipe)           its recipe, where a user names that of the other studies
     measured(keys)               whether a run of these keys is to be measured, where not all are
-    SHOWN                        recipes whose networks the paper has in this place
+    SHOWN                        recipes whose networks the paper has in this place, of all claims
 
 configs/study/<name>.yaml holds the defaults of its keys. Studies that share the function `runs`
 (that of eps) share its sweeps: what was trained for one is drawn by all.
@@ -286,9 +286,11 @@ def mixed(trained: Sequence[Trained]) -> list[str]:
 
 
 def learnt(trained: Sequence[Trained]) -> str:
-    """Why the hard runs have not learnt their training images yet; "" where they have."""
+    """Why hard runs cannot be said to have learnt their training images; "" where they have."""
     right = [o.entry.metrics["train"]["accuracy"] for o in trained if o.keys["eps"] == 0]
-    if right and np.mean(right) < LEARNT:
+    if not right:
+        return "needs runs at eps 0"
+    if np.mean(right) < LEARNT:
         return f"hard runs are right on {np.mean(right):.3f} of their training images, not {LEARNT}"
     return ""
 

@@ -561,33 +561,31 @@ def _gap(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 def _gates(done: Sequence[Trained], reports: Sequence[Report]) -> dict[Claim, str]:
     """For each claim why its gate is closed; "" where it is open."""
     hard = [one for one in reports if one.keys["eps"] == 0]
-    not_learnt = learnt(done)
-    closed = not_learnt
-    # One without a best temperature counts by which way it ran.
-    temperatures = [one.temperature or one.edge for one in hard]
-    found = [t for t in temperatures if t is not None]
-    if not hard:
-        closed = "needs runs at eps 0"
-    elif not closed:
-        mean = float(np.exp(np.mean(np.log(found)))) if found else 0.0
-        if len(found) < len(hard):
-            closed = "there is no val to fit temperatures on"
-        elif mean < OVERCONFIDENT:
-            closed = (
-                f"the temperature of hard runs is {mean:.2f}, not {OVERCONFIDENT} or more: there "
-                f"is nothing to cure"
-            )
-    gap = abs(np.mean([one.scores["test", "1", "confidence_gap"] for one in hard])) if hard else 0
-    calibrated = ""
-    if gap > CALIBRATED:
-        calibrated = f"hard runs are not calibrated here: confidence is off by {gap:.3f}"
-    elif not hard:
-        calibrated = "needs runs at eps 0"
+    not_learnt = closed = calibrated = learnt(done)
+    if hard:
+        closed = not_learnt or _nothing_to_cure(hard)
+        gap = abs(np.mean([one.scores["test", "1", "confidence_gap"] for one in hard]))
+        calibrated = ""
+        if gap > CALIBRATED:
+            calibrated = f"hard runs are not calibrated here: confidence is off by {gap:.3f}"
     return {
         OVERCONFIDENCE: not_learnt,
         **dict.fromkeys((CALIBRATES, COMPARABLE, NO_TEMPERATURE), closed),
         UNDERCONFIDENT: calibrated,
     }
+
+
+def _nothing_to_cure(hard: Sequence[Report]) -> str:
+    """Why hard runs are not known to be over-confident; "" where they are."""
+    found = [one.temperature for one in hard if one.temperature is not None]
+    if len(found) < len(hard):
+        return f"val gives {len(hard) - len(found)} of {len(hard)} hard runs no temperature"
+    if np.mean(found) < OVERCONFIDENT:
+        return (
+            f"the temperature of hard runs is {np.mean(found):.2f}, not {OVERCONFIDENT} or more: "
+            f"there is nothing to cure"
+        )
+    return ""
 
 
 COLUMNS = (

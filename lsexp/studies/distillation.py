@@ -33,6 +33,7 @@ from lsexp.published import (
 from lsexp.studies import (
     GATE,
     ONE_SEED,
+    OTHER_SPREAD,
     Claim,
     Finding,
     Result,
@@ -75,7 +76,7 @@ READING = {
     "grid": "Students of every teacher at every temperature, and the difference to the hard "
     "teacher at the same temperature, on which the literature disagrees.",
 }
-SHOWN = ("cifar10_distill", "mnist_toy")
+SHOWN = ("cifar10_distill",)
 OWNED = {
     "loss.eps": "eps=0,0.15",
     "loss.temperature": "temperatures=1,4",
@@ -270,7 +271,11 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     """The four curves, why they are so, and what they say of the claims."""
     done = [one for one in trained if one.finished]
     points = list(_points(trained))
-    chosen = _best([one for one in points if (one.role, one.eps) == (STUDENT, 0)])
+    lacking = _lacking(trained, points)
+    chosen = _best(
+        [one for one in points if (one.role, one.eps) == (STUDENT, 0)],
+        [place for place in lacking if place[:2] == (STUDENT, 0)],
+    )
     students = [one for one in done if one.keys["role"] != TEACHER]
     tables: dict[str, list[Row]] = {
         "distillation": [row for point in points for row in _point_rows(point)],
@@ -286,11 +291,11 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     return Result(
         recipe,
         {name: rows for name, rows in tables.items() if rows},
-        _findings(done, points, chosen),
+        _findings(done, points, lacking, chosen, known),
         summary=_summary(known, trained, points, chosen),
         notes=[
             *_notes(study, trained, tables["teachers"], toy),
-            *([f"public reproduction: {DEFECTS[known]}"] if known else []),
+            *([f"public reproduction: {DEFECTS[known]}"] if known in DEFECTS else []),
         ],
         title=title_of(recipe, students or done),
         papers=bool(known),
@@ -349,9 +354,22 @@ def _points(trained: Sequence[Trained]) -> Iterator[Point]:
         yield Point(role, eps, temperature or None, seeds, np.array(gammas), scores)
 
 
-def _best(points: Sequence[Point]) -> Point | str:
+Place = tuple[str, float, float | None]
+"""Role, eps and temperature."""
+
+
+def _lacking(trained: Sequence[Trained], points: Sequence[Point]) -> list[Place]:
+    """Places of which no run is finished."""
+    asked = [(one.keys["role"], one.keys["eps"], one.keys["temperature"]) for one in trained]
+    there = {(one.role, one.eps, one.temperature) for one in points}
+    return [place for place in dict.fromkeys(asked) if place not in there]
+
+
+def _best(points: Sequence[Point], lacking: Sequence[Place]) -> Point | str:
     """The one of these that is best on val over the seeds that all have, the first of equals; the
-    only one there is; or why none is."""
+    only one there is; or why none is, such as that others are lacking."""
+    if lacking:
+        return _needs(lacking)
     if len(points) == 1:
         return points[0]
     if not points:
@@ -362,6 +380,14 @@ def _best(points: Sequence[Point]) -> Point | str:
     if not seeds:
         return "needs the same seeds everywhere"
     return max(points, key=lambda one: one.of(sorted(seeds), "val").mean())
+
+
+def _needs(lacking: Sequence[Place]) -> str:
+    listed = [
+        f"{NAMES[role]}, eps {eps:g}" + ("" if temperature is None else f", T {temperature:g}")
+        for role, eps, temperature in lacking
+    ]
+    return f"none is finished of: {'; '.join(listed)}"
 
 
 def _point_rows(point: Point) -> Iterator[Row]:
@@ -452,34 +478,53 @@ def _toy_rows(recipe: str, points: Sequence[Point]) -> Iterator[Row]:
             yield {**row, **interval_row(over_seeds(errors_S)), **others}
 
 
-def _findings(done: Sequence[Trained], points: Sequence[Point], best: Point | str) -> list[Finding]:
-    data = str(done[0].entry.config["data.name"])
-    closed = learnt([one for one in done if one.keys["role"] == TEACHER])
+def _findings(
+    done: Sequence[Trained],
+    points: Sequence[Point],
+    lacking: Sequence[Place],
+    best: Point | str,
+    known: str,
+) -> list[Finding]:
+    config = done[0].entry.config
+    claims, told = list(CLAIMS), {}
+    toy = {one.eps: one.paper for one in TOY_ERRORS.get(known, ()) if one.role == STUDENT}
+    if toy:
+        place = claims.index(SMOOTHED_AGAINST_HARD)
+        claims[place] = claims[place]._replace(where="section 4")
+        told[claims[place].name] = (toy[0.0] - toy[0.1]) / 100
+    if config.get("loss.spread", "uniform") != "uniform":
+        return [untested(claim, told.get(claim.name), OTHER_SPREAD) for claim in claims]
     of = {(one.role, one.eps, one.temperature): one for one in points}
     hard_labels = of.get((BASELINE, 0.0, None))
     smoothed = [one for one in points if (one.role, one.temperature) == (STUDENT, 1.0) and one.eps]
-    best_smoothed = _best(smoothed)
-    found: dict[Claim, Interval | str] = {}
+    no_smoothed = [one for one in lacking if (one[0], one[2]) == (STUDENT, 1.0) and one[1]]
+    best_smoothed = _best(smoothed, no_smoothed)
+    found: dict[str, Interval | str] = {}
     if isinstance(best, str):
-        found[HARD_HELPS] = found[SMOOTHED_AGAINST_HARD] = f"the hard teacher: {best}"
+        found[HARD_HELPS.name] = found[SMOOTHED_AGAINST_HARD.name] = f"the hard teacher: {best}"
     elif hard_labels is None:
-        found[HARD_HELPS] = "needs baseline students at eps 0"
+        found[HARD_HELPS.name] = "needs baseline students at eps 0"
     else:
-        found[HARD_HELPS] = _mean_paired([(best, hard_labels)])
-    pairs = [(one, of.get((BASELINE, one.eps, None))) for one in smoothed]
-    whole = [(one, other) for one, other in pairs if other is not None]
-    found[SMOOTHED_AGAINST_BASELINE] = _mean_paired(whole)
+        found[HARD_HELPS.name] = _mean_paired([(best, hard_labels)])
+    no_baseline = [one for one in lacking if one[0] == BASELINE and one[1]]
+    found[SMOOTHED_AGAINST_BASELINE.name] = (
+        _needs([*no_smoothed, *no_baseline])
+        if no_smoothed or no_baseline
+        else _mean_paired([(one, of[BASELINE, one.eps, None]) for one in smoothed])
+    )
     if not isinstance(best, str):
-        found[SMOOTHED_AGAINST_HARD] = (
+        found[SMOOTHED_AGAINST_HARD.name] = (
             f"smoothed teachers: {best_smoothed}"
             if isinstance(best_smoothed, str)
             else _mean_paired([(best_smoothed, best)])
         )
+    data = str(config["data.name"])
+    closed = learnt([one for one in done if one.keys["role"] == TEACHER])
     return [
-        untested(claim, None, one)
-        if isinstance(one := found[claim], str)
-        else decide(claim, one, None, data, closed)
-        for claim in CLAIMS
+        untested(claim, told.get(claim.name), one)
+        if isinstance(one := found[claim.name], str)
+        else decide(claim, one, told.get(claim.name), data, closed)
+        for claim in claims
     ]
 
 
@@ -704,8 +749,8 @@ def _draw_grid(results: Sequence[Result]) -> Figure:
             place = eps.index(row["eps"]), temperatures.index(row["temperature"])
             cells[place] = 100 * row["value"]
         away = np.full_like(cells, np.nan)
-        if eps[0] == 0:
-            away[1:] = cells[1:] - cells[0]
+        for row in result.tables.get("grid", []):
+            away[eps.index(row["eps"]), temperatures.index(row["temperature"])] = 100 * row["value"]
         seeds = min(row["n"] for row in rows)
         furthest = np.nanmax(np.abs(away)) if np.isfinite(away).any() else 1.0
         for axis, values, title, look in (

@@ -38,6 +38,7 @@ from lsexp.measure import Question
 from lsexp.published import DEFECTS, PAPER_ACCURACY, REPRODUCTION_ACCURACY, papers
 from lsexp.studies import (
     ONE_SEED,
+    OTHER_SPREAD,
     Claim,
     Finding,
     Result,
@@ -83,7 +84,7 @@ class Config:
 UNCHANGED = Claim(
     "accuracy-unchanged",
     "smoothing by 0.1 leaves accuracy within one percentage point of hard labels",
-    "Table 2, CIFAR-10",
+    "Table 2",
     "test accuracy at eps 0.1 minus at eps 0, paired by seed",
     "within",
     margin=0.01,
@@ -242,12 +243,9 @@ def _differences(cells: Sequence[Cell]) -> Iterator[Row]:
                 values = [_by_seed(one, split, metric, seeds) for one in (cell, base)]
                 found.append((cell, paired(*values)))
         adjusted = holm([pair.p for _, pair in found])
-        # No more than n seeds allow: a p that could not fall under .05 would only mislead.
-        adjusted = [
-            p if p is not None and len(found) * 2 / 2**pair.difference.n <= 0.05 else None
-            for p, (_, pair) in zip(adjusted, found, strict=True)
-        ]
-        for (cell, pair), p_holm in zip(found, adjusted, strict=True):
+        # What n seeds allow at best: a p that could not fall under .05 would only mislead.
+        least = holm([None if pair.p is None else 2 / 2**pair.difference.n for _, pair in found])
+        for (cell, pair), p_holm, best in zip(found, adjusted, least, strict=True):
             yield {
                 "eps": cell.eps,
                 "minus": base.eps,
@@ -256,7 +254,7 @@ def _differences(cells: Sequence[Cell]) -> Iterator[Row]:
                 **interval_row(pair.difference),
                 "correlation": None if pair.correlation is None else round(pair.correlation, 4),
                 "p": pair.p,
-                "p_holm": p_holm,
+                "p_holm": p_holm if best is not None and best <= 0.05 else None,
                 **_resolution(cell, base, split, metric),
             }
 
@@ -315,11 +313,7 @@ def _unchanged(cells: Sequence[Cell], recipe: str, config: dict[str, Any]) -> Fi
     paper = numbers[0.1].value - numbers[0.0].value if numbers else None
 
     if config.get("loss.spread", "uniform") != "uniform":
-        return untested(
-            UNCHANGED,
-            paper,
-            "eps is spread over the other classes only; the paper spreads it over all",
-        )
+        return untested(UNCHANGED, paper, OTHER_SPREAD)
     if not {0.0, 0.1} <= set(by_eps):
         return untested(UNCHANGED, paper, "needs runs at eps 0 and 0.1")
     hard, smooth = by_eps[0.0], by_eps[0.1]
@@ -357,10 +351,9 @@ def _summary(
         "test accuracy %",
         "NLL",
         "ECE",
-        "minus eps 0, accuracy %",
+        f"accuracy % minus eps {cells[0].eps:g}",
         "p (Holm)",
     ]
-    header[5] = f"accuracy % minus eps {cells[0].eps:g}"
     rows = [header]
     for eps, number in PAPER_ACCURACY.get(recipe, {}).items():
         spread = "" if number.spread is None else f" +- {100 * number.spread:.1f}"

@@ -521,13 +521,9 @@ def _finding(claim: Claim, done: Sequence[Trained], curves: Sequence[Curve]) -> 
     found = _compared(claim, curves, "information")
     if isinstance(found, str):
         return untested(claim, None, found)
-    closed = ""
-    if claim not in (SMALL, RISES):
-        closed = learnt(done)
-        if not closed and 0.0 not in _by_eps(curves):
-            closed = "needs runs at eps 0"
+    closed = "" if claim in (SMALL, RISES) else learnt(done)
     if claim is FALLS and not closed:
-        rose = _by_seed(0.1, curves, "information")
+        [rose] = _by_seed([0.1], curves, "information")
         if not (_at_the_top(rose) - rose[:, 0]).mean() > FALLS.margin:
             closed = "it did not rise before"
     finding = decide(claim, found, None, str(done[0].entry.config["data.name"]), closed)
@@ -549,13 +545,12 @@ def _holds(claim: Claim, found: Interval) -> bool:
     return found.value < -claim.margin
 
 
-def _by_seed(eps: float, curves: Sequence[Curve], metric: str) -> np.ndarray:
-    """[seeds, snapshots], of the seeds that every eps of the claims has."""
-    by_eps = {
-        value: {one.keys["seed"]: one for one in here} for value, here in _by_eps(curves).items()
-    }
-    seeds = set.intersection(*(set(by_eps[value]) for value in (0.0, 0.1) if value in by_eps))
-    return np.array([by_eps[eps][seed].values[metric] for seed in sorted(seeds)])
+def _by_seed(eps: Sequence[float], curves: Sequence[Curve], metric: str) -> list[np.ndarray]:
+    """[seeds, snapshots] of each of these eps, of the seeds that all of them have."""
+    found = _by_eps(curves)
+    by_seed = [{one.keys["seed"]: one for one in found[value]} for value in eps]
+    seeds = sorted(set.intersection(*map(set, by_seed)))
+    return [np.array([one[seed].values[metric] for seed in seeds]) for one in by_seed]
 
 
 def _compared(claim: Claim, curves: Sequence[Curve], metric: str) -> Interval | str:
@@ -564,8 +559,7 @@ def _compared(claim: Claim, curves: Sequence[Curve], metric: str) -> Interval | 
     needed = {SMALL: [0.0], RISES: [0.0], FALLS: [0.1], LOWER: [0.0, 0.1], ABOVE: [0.0, 0.1]}[claim]
     if any(value not in by_eps for value in needed):
         return f"needs runs at eps {' and '.join(f'{value:g}' for value in needed)}"
-    curves_SI = {value: _by_seed(value, curves, metric) for value in needed}
-    first_SI = curves_SI[needed[0]]
+    first_SI, *others = _by_seed(needed, curves, metric)
     if not len(first_SI):
         return "needs the same seeds at both eps"
     if claim in (RISES, FALLS):
@@ -577,9 +571,9 @@ def _compared(claim: Claim, curves: Sequence[Curve], metric: str) -> Interval | 
     elif claim is SMALL:
         values_S = first_SI[:, 0] - np.log(2)
     elif claim is LOWER:
-        values_S = curves_SI[0.1][:, -1] - first_SI[:, -1]
+        values_S = others[0][:, -1] - first_SI[:, -1]
     else:
-        lowest_S = np.min([curve_SI[:, -1] for curve_SI in curves_SI.values()], axis=0)
+        lowest_S = np.min([curve_SI[:, -1] for curve_SI in (first_SI, *others)], axis=0)
         values_S = lowest_S - (np.log(2) - BIAS)
     return over_seeds(values_S) if np.isfinite(values_S).all() else f"{metric} is not known"
 

@@ -224,16 +224,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     """Pictures of all networks, and what is measured on them."""
     chosen = _chosen_of(study, trained)
     done = [one for one in trained if one.finished]
-    seed = _shown_seed(study, done)
-    pictures, flat = [], []
-    for one in done:
-        try:
-            shown = one.keys["seed"] == seed
-            pictures.append(_picture(study, chosen, one, shown=shown))
-        except ValueError as error:
-            flat.append(f"{one.entry.name}: {error}; left out")
-    if not pictures:
-        raise UserError(f"plot projections: {flat[0].removesuffix('; left out')}", exit_code=1)
+    seed, pictures, flat = _pictures(study, chosen, done)
     estimates = list(_estimates(pictures))
     tables = {
         "projections": estimates,
@@ -249,7 +240,7 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
         tables,
         _findings(study, done, pictures),
         summary=_summary(known, estimates, trained),
-        notes=[*_notes(study, chosen, done, known), *flat],
+        notes=[*_notes(study, chosen, done, known), *(f"{line}; left out" for line in flat)],
         title=f"{title_of(recipe, done)}, seed {seed}",
         papers=bool(known),
     )
@@ -260,6 +251,31 @@ METHODS = {
     "templates_pca": "PCA in the span of the templates",
     "tsne": "t-SNE of the features (no scale)",
 }
+
+
+def _pictures(
+    study: Config, chosen: Chosen, done: Sequence[Trained]
+) -> tuple[int, list[Picture], list[str]]:
+    """The seed that is drawn, all pictures, and why others have none.
+
+    Raises:
+        UserError: there are none, or none of the seed asked for.
+    """
+    flat: list[str] = []
+    left = list(done)
+    while left:
+        seed, found = _shown_seed(study, left), []
+        for one in left:
+            try:
+                shown = one.keys["seed"] == seed
+                found.append((one, _picture(study, chosen, one, shown=shown)))
+            except ValueError as error:
+                flat.append(f"{one.entry.name}: {error}")
+        pictures = [picture for _, picture in found]
+        if any(one.keys["seed"] == seed for one in pictures):
+            return seed, pictures, flat
+        left = [one for one, _ in found] if study.shown_seed is None else []
+    raise UserError(f"plot projections: {flat[0]}", exit_code=1)
 
 
 def _shown_seed(study: Config, done: Sequence[Trained]) -> int:
@@ -358,8 +374,9 @@ def _estimates(pictures: Sequence[Picture]) -> Iterator[Row]:
         here = [one for one in pictures if one.keys["eps"] == eps]
         for split, metric in here[0].numbers:
             values = np.array([one.numbers[split, metric] for one in here])
+            values = values[np.isfinite(values)]  # n tells of how many seeds
             row = {"eps": eps, "split": split, "metric": metric}
-            if np.isfinite(values).all():
+            if len(values):
                 yield row | interval_row(over_seeds(values))
 
 

@@ -18,7 +18,7 @@ from lsexp.cli import main
 from lsexp.report import content
 from lsexp.report.content import Drawn, Judged, OfRecipe, Section, Table, _ran, _reduced
 from lsexp.report.pages import as_html, as_markdown
-from lsexp.studies import Result
+from lsexp.studies import Claim, Result, untested
 from lsexp.sweep.command import Job
 
 BAD = "<script>alert(1)</script>|`*_[x](y)&"
@@ -33,6 +33,7 @@ CLAIM = Judged(
     "+0.6",
     "",
     "",
+    "yes",
 )
 PART = OfRecipe(
     "mine",
@@ -44,7 +45,6 @@ PART = OfRecipe(
     Table(["what", "runs"], [["mine", "3"]]),
     "Reduced: mine: 10 of the paper's 100 steps.",
     "1 of 3 runs missing: eps=0 seed=2; lsexp sweep eps trains them",
-    "yes",
 )
 SECTION = Section(
     "eps",
@@ -114,13 +114,24 @@ def test_the_page_says_all_there_is():
 
 
 def test_whose_network_a_verdict_is_of():
-    kinds = [("eps", "cifar10_alexnet"), ("calibration", "cifar10_alexnet"), ("eps", "digits_mlp")]
-    found = [
-        content.whose(study, Result(recipe, {}, [], papers=recipe != "digits_mlp"))
-        for study, recipe in kinds
+    claim = Claim("a", "b", "c", "d", "above")
+    kinds = [
+        ("eps", "cifar10_alexnet", None),
+        ("calibration", "cifar10_alexnet", None),
+        ("eps", "digits_mlp", None),
+        ("distillation", "mnist_toy", None),
+        ("distillation", "mnist_toy", -0.0017),
     ]
-    assert found == ["yes", "of another place", "no"]
-    parts = [replace(PART, whose=whose) for whose in found]
+    found = [
+        content.whose(
+            study,
+            Result(recipe, {}, [], papers=recipe != "digits_mlp"),
+            untested(claim, paper, ""),
+        )
+        for study, recipe, paper in kinds
+    ]
+    assert found == ["yes", "of another place", "no", "of another place", "yes"]
+    parts = [replace(PART, claims=[CLAIM._replace(whose=whose)]) for whose in found[:3]]
     page = as_html([replace(SECTION, recipes=parts)], "lsexp report")
     _, text = parsed(page)
     for words in content.WHOSE.values():
@@ -537,6 +548,17 @@ def test_what_was_run_has_temperatures_where_there_are_any():
     assert "hours of cores" in header
     assert {len(one) for one in found} == {len(header)}
     assert "temperature" not in _ran([row("teacher", None)]).header
+
+
+def test_hours_are_of_cores_or_of_a_gpu():
+    of = dict.fromkeys(("images", "cpu_class", "torch", "commit"), "")
+    of |= {"recipe": "mine", "status": "finished", "steps": 10, "budget": "cpu", "seconds": 3600}
+    of |= {"device": "cpu", "precision": "fp32", "threads": 4, "seed": 0, "eps": 0.0}
+    header, [alone] = _ran([of])
+    assert alone[header.index("hours of cores")] == "4.00"
+    header, both = _ran([of, of | {"device": "NVIDIA H200"}])
+    hours = [row[header.index("hours")] for row in both]
+    assert hours == ["4.00 of cores", "1.00 of a GPU, shared"]
 
 
 def test_a_study_that_could_not_be_drawn_is_left_out_where_all_are_asked(

@@ -16,7 +16,7 @@ from lsexp.config import (
 from lsexp.errors import UserError
 from lsexp.measure import Drawn, Measured, Measurement, Viewed
 from lsexp.runs.catalog import Entry
-from lsexp.studies import Trained, distillation, information
+from lsexp.studies import OTHER_SPREAD, Trained, distillation, information
 from lsexp.studies.distillation import Config
 
 EPS, TEMPERATURES = [0.0, 0.1, 0.2], [1.0, 4.0]
@@ -280,10 +280,57 @@ def test_what_is_missing_is_left_out():
     because = [found.because for found in result.findings]
     assert because[:2] == [
         "needs baseline students at eps 0",
-        "needs students of smoothed teachers at temperature 1",
+        "none is finished of: no teacher, eps 0.1; no teacher, eps 0.2",
     ]
     assert result.findings[2].verdict == "supported"
     distillation.draw(STUDY, [result])["distillation"].draw_without_rendering()
+
+
+def failed(trained, **keys):
+    for one in trained:
+        if keys.items() <= one.keys.items():
+            one.entry.status = "failed"
+    return trained
+
+
+def test_nothing_is_chosen_from_fewer_than_were_asked_for():
+    """Without temperature 4 hard teachers would seem to help less."""
+    some = failed(networks(), role="student", temperature=4.0)
+    because = [found.because for found in distillation.analyze(STUDY, some, "mine").findings]
+    lacking = "none is finished of: student, eps 0, T 4"
+    assert (because[0], because[2]) == (f"the hard teacher: {lacking}",) * 2
+    some = failed(networks(), role="student", eps=0.2)
+    because = [found.because for found in distillation.analyze(STUDY, some, "mine").findings]
+    lacking = "none is finished of: student, eps 0.2, T 1"
+    assert because == ["", lacking, f"smoothed teachers: {lacking}"]
+
+
+def test_without_hard_teachers_nothing_is_tested():
+    some = failed(networks(), role="teacher", eps=0.0)
+    for found in distillation.analyze(STUDY, some, "mine").findings:
+        assert (found.verdict, found.because) == ("not tested", "needs runs at eps 0")
+        assert found.value is not None
+
+
+def test_another_spread_than_the_papers_is_not_tested():
+    others = networks()
+    for one in others:
+        one.entry.config["loss.spread"] = "others"
+    for found in distillation.analyze(STUDY, others, "mine").findings:
+        assert (found.verdict, found.because) == ("not tested", OTHER_SPREAD)
+
+
+def test_the_grid_is_drawn_as_it_is_tabled():
+    """Paired by seed, where smoothed teachers have fewer seeds than hard ones."""
+    full = Config(eps=EPS, temperatures=TEMPERATURES, seeds=[0, 1, 2], grid="full")
+    some = networks(full)
+    for seed in (0, 1):
+        failed(some, role="student", eps=0.1, seed=seed)
+    result = distillation.analyze(full, some, "mine")
+    drawn = distillation.draw(full, [result])["grid"].axes[1].images[0].get_array()
+    for row in result.tables["grid"]:
+        place = EPS.index(row["eps"]), TEMPERATURES.index(row["temperature"])
+        assert drawn[place] == pytest.approx(100 * row["value"])
 
 
 def test_the_toy_stands_beside_the_papers_errors():
@@ -307,6 +354,8 @@ def test_the_toy_stands_beside_the_papers_errors():
     assert told[7] == ["public reproduction, student", "0.1", "98.95"]
     assert rows["teacher", 0.0]["value"] == pytest.approx(100 * (1 - 0.901))
     assert result.findings[0].n == 3  # the only temperature needs no val
+    paper = [(found.claim.where, found.paper) for found in result.findings]
+    assert paper == [("Figure 5", None)] * 2 + [("section 4", pytest.approx(-0.0017))]
     assert any(line.startswith("MNIST toy, student") for line in result.notes)
     assert any(line.startswith("students that match logits have a rate") for line in result.notes)
 

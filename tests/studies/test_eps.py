@@ -172,6 +172,19 @@ def test_p_values_come_with_the_seeds_that_could_reject_and_are_corrected():
     assert better["p_holm"] is None
 
 
+def test_fewer_seeds_of_one_eps_take_no_p_from_another():
+    hard, better = list(range(10, 20)), list(range(15, 25))
+
+    def holms(*others):
+        rights = {0.0: hard} | {0.1 * (k + 1): right for k, right in enumerate(others)}
+        table = analyzed(rights).tables["differences"]
+        return [r["p_holm"] for r in table if (r["split"], r["metric"]) == ("test", "accuracy")]
+
+    varied = [right + seed % 3 for seed, right in enumerate(better)]
+    assert holms(varied, varied[:6]) == pytest.approx([2 * 2 / 2**10, 2 / 2**6])
+    assert holms(varied[:6], varied[:1]) == [pytest.approx(2 / 2**6), None]
+
+
 @pytest.mark.parametrize(
     ("hard", "smooth", "verdict"),
     [

@@ -303,6 +303,14 @@ def test_missing_eps_and_seeds_are_named():
     ]
 
 
+def test_claims_of_one_eps_need_no_seeds_of_the_other():
+    hard = [one for one in several() if one.keys["eps"] == 0]
+    smoothed = [one for one in several() if one.keys["eps"] == 0.1]
+    some = analyzed([*hard, smoothed[0]]).findings
+    assert [(found.n, found.verdict) for found in some[:2]] == [(3, "supported")] * 2
+    assert some[3].n == 1
+
+
 def test_the_table_shows_failed_seeds():
     trained = several()
     trained[-1].entry.status = "failed"

@@ -231,6 +231,10 @@ def test_templates_on_a_line_are_told_with_the_run():
     result = analyzed([made(0.0, 0, flat), made(0.0, 1, found)])
     assert "run-0.0-0: the three templates lie on a line" in result.notes[-1]
     assert {row["seed"] for row in result.tables["points"]} == {1}
+    assert "seed 1" in result.title
+    drawn(result)
+    with pytest.raises(UserError, match=r"run-0\.0-0: the three templates lie on a line"):
+        analyzed([made(0.0, 0, flat), made(0.0, 1, found)], shown_seed=0)
 
 
 def test_points_and_templates_are_tabled_for_every_network():
@@ -283,6 +287,8 @@ def test_classes_that_lie_on_each_other_have_no_ratio():
     drawn(result)
     with pytest.raises(UserError, match="not all alike"):
         analyzed([made(0.0, 0, dead)], method="tsne")
+    others = analyzed([made(0.0, 0, dead), *(made(0.0, seed, found) for seed in (1, 2))])
+    assert value(others, "scatter_ratio_plane")["n"] == 2
 
 
 def test_without_val_there_are_no_empty_panels():
