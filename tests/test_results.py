@@ -136,6 +136,19 @@ def test_alexnet_on_all_images():
     told = f"T {table[0, 'val', 'fitted', 'temperature']:.2f}), from "
     hard, smoothed = (f"{table[eps, 'test', '1', 'ece']:.3f}" for eps in (0, 0.1))
     assert f"{told}{hard} to {smoothed} at eps 0.1" in README
+    found = findings(f"cifar/*/{THIRD}").set_index("claim")
+    accuracy, confidence = found.loc["accuracy-unchanged"], found.loc["hard-overconfident"]
+    assert accuracy.verdict == confidence.verdict == "supported"
+    value, *ends = (f"{100 * accuracy[name]:.2f}" for name in ("value", "low", "high"))
+    assert f"+{value} [{', '.join(ends)}]" in README
+    assert f"+{value} points [{', '.join(ends)}] of accuracy" in TOLD
+    value, *ends = (f"{100 * confidence[name]:.2f}" for name in ("value", "low", "high"))
+    assert f"hard ones are {value} points [{', '.join(ends)}] too confident" in TOLD
+    planes = found[found["where"] == "Figure 1"]
+    assert dict(planes.verdict[planes.verdict != "supported"]) == {
+        "templates-equidistant": "inconclusive"
+    }
+    assert len(planes) == 5
 
 
 def test_the_grid_of_teachers_and_temperatures():
