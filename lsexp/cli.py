@@ -148,7 +148,7 @@ def _train(words: list[str]) -> int:
             say(plan.describe(run))
             if run.done():
                 say("finished before: not trained again")
-            metrics = local.execute(run)
+            metrics = local.execute(local.begin_again(run))
         except local.Stopped:
             raise
         except UserError as error:

@@ -1,13 +1,20 @@
-"""Which process something is of, and whether that still runs."""
+"""Which process something is of, whether that still runs, and what stops this one."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import os
+import signal
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
+
+TOGETHER = 0.3
+"""Seconds."""
 
 
 class Process(NamedTuple):
@@ -37,6 +44,11 @@ def is_gone(process: Process) -> bool:
     return start is None or ("" not in (start, process.start) and start != process.start)
 
 
+def is_here(process: Process) -> bool:
+    """Whether it is of this machine and surely runs; False where that cannot be told."""
+    return process.machine == _machine() and "" != process.start == _start(process.pid)
+
+
 @functools.cache
 def _machine() -> str:
     parts = [socket.gethostname()]
@@ -59,3 +71,39 @@ def _start(pid: int) -> str | None:
         except (OSError, OverflowError):
             pass
         return ""
+
+
+@contextlib.contextmanager
+def caught_signals(*, raises: bool = False) -> Iterator[list[str]]:
+    """Collect the names of SIGINT, SIGTERM and SIGHUP, to stop at a good moment.
+
+    A terminal and the program that started this one may both tell of one Ctrl-C: what follows a
+    SIGINT within `TOGETHER` counts as the same. One that was ignored before stays so: nohup, or a
+    job in the background of a script.
+
+    Args:
+        raises: a second SIGINT raises KeyboardInterrupt, and in the end signals do what they did
+            before. Else they do so only where none came: one more must not cut the last words off.
+    """
+    caught: list[str] = []
+    last = -TOGETHER
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        nonlocal last
+        if number == signal.SIGINT:
+            if time.monotonic() - last < TOGETHER:
+                return
+            last = time.monotonic()
+            if raises and caught:
+                raise KeyboardInterrupt
+        caught.append(signal.Signals(number).name)
+
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield caught
+    finally:
+        if raises or not caught:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -130,20 +130,30 @@ def _estimate(command: str, env: dict[str, str]) -> str:
 
 def _run(command: str, env: dict[str, str]) -> int:
     """Its exit code; what stops us stops it first, and it keeps what it has."""
-    process = subprocess.Popen(_command(command), env=env)
+    caught: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
 
     def stop(number: int, _frame: object) -> None:
-        process.send_signal(number)
-        process.wait()
-        sys.exit(128 + number)
+        caught.append(number)
+        if process is not None:
+            process.send_signal(number)
 
     before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return process.wait()
+        process = subprocess.Popen(_command(command), env=env)
+        for number in caught:  # while it began
+            process.send_signal(number)
+        code = process.wait()
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+    if caught:
+        sys.exit(128 + caught[0])
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support import FINISHED, lsexp, names, until_it_saves
+from support import FINISHED, lsexp, names, tiny_plan, until_it_saves
 
 from lsexp import compose
 from lsexp.cli import main
+from lsexp.launch.local import begin_again
+from lsexp.runs.claims import acquire
+from lsexp.training.checkpoint import pack
 
 SMOKE = ["budget=smoke", "threads=1", "artifacts.tensorboard=false"]
 
@@ -334,8 +337,12 @@ def test_precision_is_timed_once_for_a_folder_and_not_written_by_a_dry_run(
     assert run(capsys, *words)[1][-1] == run(capsys, *words)[1][-1]
     assert len(asked) == 2
     (remembered,) = (tmp_path / "runs" / ".precision").iterdir()
-    remembered.write_text("{")
-    assert run(capsys, *words)[0] == 0
+    for content in ("{", '{"precision": "tf32"}'):
+        remembered.write_text(content)
+        code, out, _ = run(capsys, *words)
+        assert code == 0
+        assert "tf32" not in "".join(out)
+        assert json.loads(remembered.read_text())["precision"] == "fp32"
 
 
 def test_a_failed_run_does_not_stop_the_others_of_a_multirun(capsys):
@@ -403,9 +410,54 @@ def test_a_resume_on_other_hardware_is_refused_unless_allowed(capsys, monkeypatc
 
 def test_restart_ignores_the_checkpoint(capsys, monkeypatch):
     interrupted(capsys, monkeypatch)
-    code, _, err = run(capsys, "train", *SMOKE, "resume=restart")
+    words = ["train", *SMOKE, "resume=restart"]
+    assert "step 0 of" not in "".join(run(capsys, *words, "--dry-run")[1])
+    code, _, err = run(capsys, *words)
     assert code == 0
     assert "continuing" not in err
+
+
+def test_a_restart_is_one_however_often_the_run_is_taken_over(capsys, monkeypatch, tmp_path):
+    interrupted(capsys, monkeypatch, "resume=restart")
+    plan = tiny_plan(tmp_path / "runs", "resume=restart")
+    assert plan.folder.checkpoints()
+    again = begin_again(plan)
+    assert again.config.resume == "exact"
+    assert not plan.folder.checkpoints()
+    assert begin_again(again) == again
+
+
+def test_a_restart_takes_nothing_from_who_trains_now(tmp_path):
+    plan = tiny_plan(tmp_path, "resume=restart")
+    plan.folder.create(plan.config, plan.identity, plan.chosen)
+    claim = acquire(
+        plan.folder.path, timeout=99, environment={}, over=lambda: False, waiting=lambda _: None
+    )
+    begin_again(plan)
+    assert claim.held()
+    assert claim.attempt.is_dir()
+    claim.release()
+
+
+@pytest.mark.parametrize("state", [{}, {"step": 3}, {"member": 3, "identity": {}}])
+def test_a_checkpoint_that_holds_something_else_is_none(capsys, monkeypatch, tmp_path, state):
+    interrupted(capsys, monkeypatch)
+    (checkpoint,) = (tmp_path / "runs").glob("*/attempt-*/checkpoint.pt")
+    checkpoint.write_bytes(pack(state))
+    assert not any("is done" in line for line in run(capsys, "train", *SMOKE, "--dry-run")[1])
+    code, _, err = run(capsys, "train", *SMOKE)
+    assert code == 0
+    assert "damaged" in err
+
+
+def test_a_file_of_somebody_among_the_snapshots_does_no_harm(capsys, monkeypatch, tmp_path):
+    words = [*SMOKE, "artifacts.snapshots=3"]
+    interrupted(capsys, monkeypatch, "artifacts.snapshots=3")
+    (snapshots,) = (tmp_path / "runs").glob("*/attempt-*/snapshots")
+    (snapshots / "step-1 (copy).safetensors").write_text("")
+    code, _, err = run(capsys, "train", *words)
+    assert code == 0
+    assert "continuing" in err
 
 
 def test_a_damaged_checkpoint_is_ignored_and_said(capsys, monkeypatch, tmp_path):

@@ -1,7 +1,11 @@
 """What the READMEs tell are the numbers of results/, and how results/ is made."""
 
 import importlib.util
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -299,6 +303,37 @@ def test_a_set_is_made_goes_on_and_is_logged(script, tmp_path, monkeypatch, capf
     assert "1 run: 1 finished, 0 to do" in log.read_text().removeprefix(said)
     assert script.main(["sme"]) == 2
     assert "sme: no such set; some, other are" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_what_runs_and_then_the_script(tmp_path, number):
+    """Both are told of Ctrl-C by a terminal."""
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('stopped', flush=True))\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('stopped', flush=True))\n"
+        "print('begun', flush=True)\n"
+        "time.sleep(1)\n"
+    )
+    code = (
+        f"import runpy, sys; main = runpy.run_path({str(ROOT / 'scripts/results.py')!r})['main'];"
+        f"main.__globals__['_estimate'] = lambda *_: '';"
+        f"main.__globals__['_command'] = lambda _: [sys.executable, {str(child)!r}];"
+        f"main(['digits'])"
+    )
+    env = {**os.environ, "LSEXP_RUNS_DIR": str(tmp_path)}
+    script = subprocess.Popen(
+        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    while script.stdout.readline() != "begun\n":
+        assert script.poll() is None
+    os.killpg(script.pid, number)
+    out, _ = script.communicate(timeout=20)
+    assert script.returncode == 128 + number
+    assert "stopped" in out
+    assert out.count("begun") == 0  # no other command begins
 
 
 def test_what_is_to_be_run_is_understood(script, capsys):

@@ -316,6 +316,31 @@ def test_a_failed_run_does_not_stop_the_others_and_is_told_again(tmp_path):
     assert out[1].split()[:2] == ["0", "2"]
 
 
+def test_a_damaged_student_does_not_stop_the_others(tmp_path):
+    words = ["recipe=digits_distill", *ONE, "eps=0", "seeds=1"]
+    assert lsexp("sweep", "distillation", *words, "temperatures=1", cwd=tmp_path).returncode == 0
+    [student] = [path for path in runs(tmp_path) if "-T1-" in path.name]
+    (student / "metrics.json").write_text("")
+    done = lsexp("sweep", "distillation", *words, "temperatures=1,2", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "4 runs: 2 finished, 1 damaged, 1 to do" in done.stderr
+    assert f"`lsexp runs repair {student.name}` makes it again" in done.stderr
+    assert [path for path in runs(tmp_path) if "-T2-" in path.name]
+
+
+def test_an_estimate_is_of_what_the_cores_can_do(monkeypatch):
+    monkeypatch.setattr("lsexp.launch.plan.seconds_of_training", lambda _plan: 3600.0)
+    monkeypatch.setattr("lsexp.training.hardware.default_threads", lambda: 4)
+
+    def told(workers, threads, *shares):
+        return Hands(workers, threads, 1).cost([(None, shares)])
+
+    assert told(2, 1, 1, 1, 1).startswith(", about 2 h 0 min with 2 workers")  # two, then one
+    assert told(64, 1, *[1] * 64).startswith(", about 16 h 0 min with 64 workers")
+    assert told(4, 4, 1, 1).startswith(", about 2 h 0 min with 4 workers")
+    assert told(2, 1, 1, 0.5, 0.5).startswith(", about 1 h 0 min with 2 workers")
+
+
 def test_diverged_seeds_are_listed_now_and_the_next_time(tmp_path, capsys, monkeypatch):
     words = [*ONE, "eps=0", "seeds=2", "optim.lr=1e30"]
     for what in ("not finite at step", "failed before: "):
@@ -331,7 +356,7 @@ def test_diverged_seeds_are_listed_now_and_the_next_time(tmp_path, capsys, monke
     line = planned(capsys, monkeypatch, tmp_path, *words)
     assert "2 failed (retry_failed=true tries again), 0 to do" in line
     line = planned(capsys, monkeypatch, tmp_path, *words, "retry_failed=true")
-    assert "2 failed, 2 to do" in line
+    assert "2 to do (2 of them failed before)" in line
 
 
 def test_workers_that_die_while_nothing_is_trained_yet_are_replaced(tmp_path):
@@ -492,7 +517,7 @@ def test_students_learn_from_the_teachers_of_another_sweep(swept, capsys, monkey
         path.rename(cwd / path.name)
     assert main(["plot", "distillation", "grid=full", *words]) == 0
     said = capsys.readouterr().out
-    assert "the hard teacher: needs students of it" in said
+    assert "the hard teacher: none is finished of: student, eps 0, T 1" in said
     assert "grid.png" in said
     for path in kept:
         (cwd / path.name).rename(path)

@@ -10,9 +10,8 @@ import contextlib
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from types import FrameType
 from typing import Any
 
 import torch
@@ -20,16 +19,17 @@ import torch
 from lsexp import files
 from lsexp.errors import NOT_OURS, UserError, no_memory
 from lsexp.files import replace_file
-from lsexp.launch.plan import Plan
+from lsexp.launch.plan import UNREADABLE, Plan
 from lsexp.launch.progress import Shown, View
 from lsexp.launch.results import Segment, failure, segment, write_results
+from lsexp.processes import caught_signals
 from lsexp.runs.catalog import teacher_changed
-from lsexp.runs.claims import Claim, Record, acquire, describe
+from lsexp.runs.claims import Claim, Record, acquire, describe, is_gone, owner
 from lsexp.runs.store import RunFolder, aside_of, snapshot_of, snapshot_path
 from lsexp.runs.tensors import packed
 from lsexp.text import say
 from lsexp.training.bank import stepper, stream
-from lsexp.training.checkpoint import pack, unpack
+from lsexp.training.checkpoint import pack
 from lsexp.training.hardware import Environment, environment, prepare
 from lsexp.training.history import EpochRow, history_text
 from lsexp.training.loop import Diverged, Progress, train
@@ -90,6 +90,17 @@ def execute(
                 raise
     clear_aside(plan)
     return metrics
+
+
+def begin_again(plan: Plan) -> Plan:
+    """With resume=restart, the plan of a run that begins at step 0: what is typed once is done
+    once, not by every worker that takes the run over. One that a process trains now is left."""
+    if plan.config.resume != "restart":
+        return plan
+    record = owner(plan.folder.path)
+    if record is None or record.get("released") or is_gone(record):
+        plan.folder.remove_attempts()
+    return replace(plan, config=replace(plan.config, resume="exact"))
 
 
 def clear_aside(plan: Plan) -> None:
@@ -200,8 +211,8 @@ def _train_aside(plan: Plan, metrics: dict[str, Any], how: _How) -> None:
     while plan.lacking(path):
         try:
             again = _bring_to_its_end(aside, how, needless=lambda: not plan.lacking(path))
-            if again:
-                _take_over(plan, metrics, aside.folder, again)
+            if again and not _take_over(plan, metrics, aside.folder, again):
+                files.remove(aside.folder.path)  # and once more
         except (Removed, FileNotFoundError):  # by another process that has taken over from it
             if not path.is_dir():
                 raise
@@ -214,8 +225,9 @@ def _train_aside(plan: Plan, metrics: dict[str, Any], how: _How) -> None:
 
 def _take_over(
     plan: Plan, metrics: dict[str, Any], aside: RunFolder, again: dict[str, Any]
-) -> None:
-    """Snapshots of a training aside that has ended, if it ended in the weights of the run."""
+) -> bool:
+    """Snapshots of a training aside that has ended, if it ended in the weights of the run; False
+    where it does not have them all, as they were written."""
     if again["checksums"]["model.safetensors"] != metrics["checksums"]["model.safetensors"]:
         shutil.rmtree(aside.path, ignore_errors=True)
         raise UserError(
@@ -224,9 +236,13 @@ def _take_over(
             f"them",
             exit_code=1,
         )
-    for step in plan.lacking(plan.folder.path):
+    lacking = plan.lacking(plan.folder.path)
+    if not all(plan.has(aside.path, step) for step in lacking):
+        return False
+    for step in lacking:
         # Copied, so that a kill here costs nothing: the training aside stays whole until the end.
         replace_file(plan.folder.snapshot(step), aside.snapshot(step).read_bytes())
+    return True
 
 
 def _check_repeatable(plan: Plan, metrics: dict[str, Any]) -> None:
@@ -322,7 +338,7 @@ def _train(plan: Plan, claim: Claim, env: Environment, how: _How) -> None:
     """Train under `claim` until the run ends, is interrupted, or the claim is lost."""
     folder, others = plan.folder, how.signals
     try:
-        caught = _signals() if others is None else contextlib.nullcontext(others)
+        caught = caught_signals(raises=True) if others is None else contextlib.nullcontext(others)
         with caught as signals, stream(plan.device):
             _train_claimed(plan, claim, env, how.view, signals)
     except Diverged as error:
@@ -420,9 +436,10 @@ def _train_claimed(
     if not done:
         if claim.lost:
             return
+        without = ", without resume=restart," if "resume=restart" in plan.command else ""
         raise Stopped(
             f"stopped by {signals[0]} at step {member.step} of {config.train.steps}; nothing is "
-            f"lost: the same command goes on from there ({folder.path})",
+            f"lost: the same command{without} goes on from there ({folder.path})",
             exit_code=1,
         )
     images = {"train": train_images, "val": val, "test": plan.images("test")}
@@ -438,13 +455,11 @@ def _state_to_resume(
     Raises:
         UserError: the run began where its last bit cannot be repeated here.
     """
-    folder, resume = plan.folder, plan.config.resume
+    folder = plan.folder
     state = None
-    for path in [] if resume == "restart" else folder.checkpoints():
+    for path in folder.checkpoints():
         try:
-            state = unpack(path.read_bytes())
-            if state["identity"] != plan.identity:
-                raise ValueError("of another run")
+            state = plan.checkpoint(path)
             step = state["member"]["step"]
             lacking = [at for at in plan.snapshots if at <= step and not plan.has(path.parent, at)]
             if lacking or state.get("teacher") != taught:
@@ -453,14 +468,16 @@ def _state_to_resume(
                 say(f"{path.parent}: {why}; the run begins again")
                 state = None
                 continue
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            began = Environment(**state["segments"][-1]["environment"])
+        except UNREADABLE as error:
             say(f"{path}: damaged ({error}), ignored")
             state = None
             continue
-        env = _keep_to(Environment(**state["segments"][-1]["environment"]), env, plan)
+        env = _keep_to(began, env, plan)
         for kept in (path.parent / "snapshots").glob("step-*.safetensors"):
             # Also those that are not asked for now; not those behind the checkpoint, made again.
-            if int(kept.stem.removeprefix("step-")) <= step and path.parent != claim.attempt:
+            at = kept.stem.removeprefix("step-")
+            if at.isdecimal() and int(at) <= step and path.parent != claim.attempt:
                 (claim.attempt / "snapshots").mkdir(exist_ok=True)
                 replace_file(claim.attempt / "snapshots" / kept.name, kept.read_bytes())
         replace_file(claim.attempt / "checkpoint.pt", path.read_bytes())
@@ -490,24 +507,3 @@ def _keep_to(began: Environment, here: Environment, plan: Plan) -> Environment:
             torch.set_num_threads(began.threads)
             return began
     return here
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[str]]:
-    """Collect SIGINT, SIGTERM, SIGHUP, to stop at a good moment; a second SIGINT stops at once."""
-    caught: list[str] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and caught:
-            raise KeyboardInterrupt
-        caught.append(signal.Signals(number).name)
-
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    # One that is ignored stays so: nohup, or a job in the background of a script.
-    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -29,7 +29,7 @@ from lsexp.config import (
 from lsexp.data import Dataset, Splits, draw_splits, load
 from lsexp.data.batches import Images, input_shape
 from lsexp.errors import UserError
-from lsexp.files import clear
+from lsexp.files import clear, replace_file
 from lsexp.launch.teaching import (
     Teaching,
     find_teacher,
@@ -62,6 +62,9 @@ from lsexp.training.hardware import (
 from lsexp.training.member import MOST_STEPS, Member
 from lsexp.training.optimizer import parameter_groups
 from lsexp.training.snapshots import snapshot_steps
+
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, LookupError)
+"""What reading a checkpoint raises that is damaged, or of another version."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,18 @@ class Plan:
         """Whether the snapshot after so many steps is there as it was written."""
         path = snapshot_path(folder, step)
         return unpacked(path, snapshot_of(self.identity, step)) is not None
+
+    def checkpoint(self, path: Path) -> dict[str, Any]:
+        """The state in a checkpoint of this run.
+
+        Raises:
+            ValueError, or another of `UNREADABLE`: it is damaged, or of another run.
+        """
+        state = unpack(path.read_bytes())
+        if state["identity"] != self.identity:
+            raise ValueError("of another run")
+        int(state["member"]["step"])
+        return state
 
     def done(self) -> bool:
         """Whether the run is finished, with all that is asked of it, and not stale."""
@@ -326,12 +341,14 @@ def describe_state(plan: Plan) -> str:
 
 def steps_done(plan: Plan) -> int:
     """Steps that the checkpoint of an unfinished run would save, or of a training aside."""
+    if plan.config.resume == "restart":
+        return 0
     folder = plan.folder
     if folder.finished():
         folder = RunFolder(aside_of(folder.path, plan.config.artifacts.snapshots))
     for path in folder.checkpoints():
-        with contextlib.suppress(OSError, ValueError):
-            step = int(unpack(path.read_bytes())["member"]["step"])
+        with contextlib.suppress(*UNREADABLE):
+            step = int(plan.checkpoint(path)["member"]["step"])
             if not any(at <= step for at in plan.lacking(path.parent)):
                 return step
     return 0
@@ -440,10 +457,9 @@ def _precision(
     key = json.dumps([where, str(torch.__version__), network, shape], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
     path = runs_folder(config.runs_dir) / ".precision" / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(path.read_text())["precision"]
-        if known in ("fp32", "bf16"):
-            return str(known)
+    known = _known_precision(path)
+    if known is not None:
+        return known
     arrays = dataset.arrays
     some = splits.train[: 4 * config.train.batch_size]
 
@@ -455,10 +471,21 @@ def _precision(
         images = Images.on(device, arrays.train_images, arrays.train_labels, some)
         found = choose_precision(build)
     if remember:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        answer = {"precision": found, "of": key}
+        with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             clear(path.parent)
-            # Where another process was first, its answer stands.
-            if not create_exclusively(path, {"precision": found, "of": key}):
-                found = json.loads(path.read_text())["precision"]
+            # Where another process was first, its answer stands, unless it cannot be read.
+            if not create_exclusively(path, answer):
+                first = _known_precision(path)
+                if first is None:
+                    replace_file(path, json.dumps(answer))
+                found = first or found
     return found
+
+
+def _known_precision(path: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(path.read_text())["precision"]
+        return str(known) if known in ("fp32", "bf16") else None
+    return None

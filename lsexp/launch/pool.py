@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from lsexp.config import TrainConfig
 from lsexp.errors import UserError
+from lsexp.processes import caught_signals
 from lsexp.text import say
 from lsexp.training.history import EpochRow
 
@@ -88,9 +89,12 @@ class _Worker:
         )
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(threads)  # what is imported there reads it
+        # Until it ignores SIGINT itself: a terminal tells all processes of Ctrl-C.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             if before is None:
                 del os.environ["OMP_NUM_THREADS"]
             else:
@@ -184,7 +188,7 @@ class Pool:
                             worker.stop(signal.SIGKILL if impatient else signal.SIGTERM)
                         asked, killed = True, impatient
                 elif not todo and not elsewhere and not busy:
-                    return outcomes, ""
+                    break
                 else:
                     give_up(tasks, outcomes, todo, screen)
                     ready = _ready(tasks, outcomes, todo)
@@ -212,6 +216,7 @@ class Pool:
                                 todo.appendleft(number)
                                 ready.appendleft(number)
                 self._listen(tasks, outcomes, todo, elsewhere, screen, stopping=bool(signals))
+        return outcomes, signals[0] if signals else ""
 
     def _listen(
         self,
@@ -315,25 +320,6 @@ def give_up(
             screen.end(number, outcomes[number])
 
 
-@contextlib.contextmanager
-def caught_signals() -> Iterator[list[str]]:
-    """Collect SIGINT, SIGTERM and SIGHUP, to stop at a good moment."""
-    caught: list[str] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        caught.append(signal.Signals(number).name)
-
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield caught
-    finally:
-        if not caught:  # else one more of them must not cut the last words off
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 # The worker's side.
 
 
@@ -382,6 +368,7 @@ def _work(connection: Connection, parent: int) -> None:
     """Train what comes through `connection` until it closes."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):  # the last: of Slurm
         signal.signal(number, signal.SIG_IGN)  # the parent decides for all
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # a queue for each member's stream
     lock = threading.Lock()

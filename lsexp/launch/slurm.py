@@ -32,7 +32,8 @@ from lsexp.config import FOREIGN, SlurmConfig, TrainConfig, walk
 from lsexp.data.sources import data_folder
 from lsexp.errors import UserError
 from lsexp.launch.plan import Plan, seconds_of_training
-from lsexp.launch.pool import Outcome, Pool, Screen, Task, caught_signals, give_up
+from lsexp.launch.pool import Outcome, Pool, Screen, Task, give_up
+from lsexp.processes import caught_signals
 from lsexp.runs import claims
 from lsexp.runs.store import runs_folder
 from lsexp.text import duration, plural, say
@@ -114,22 +115,21 @@ class Jobs:
         """How many jobs are wanted for so many runs."""
         return math.ceil(runs / self.launcher.runs_per_job)
 
-    def cost(self, kinds: Sequence[tuple[Plan, float, int]]) -> str:
+    def cost(self, kinds: Sequence[tuple[Plan, Sequence[float]]]) -> str:
         """As that of `Hands`."""
         launcher, on_gpu = self.launcher, self.launcher.gpus_per_node > 0
-        runs = sum(number for _, _, number in kinds)
+        runs = sum(len(shares) for _, shares in kinds)
         jobs = self.number(runs)
         counts = f", {plural(jobs, 'job')} of {plural(min(launcher.runs_per_job, runs), 'run')}"
         if launcher.images_per_second is not None:
-            trains = [plan.config.train for plan, _, _ in kinds]
-            images = [train.steps * train.batch_size for train in trains]
-            whole = sum(one * share for one, (_, share, _) in zip(images, kinds, strict=True))
-            seconds = whole / launcher.images_per_second
+            trains = [(plan.config.train, sum(shares)) for plan, shares in kinds]
+            images = sum(train.steps * train.batch_size * share for train, share in trains)
+            seconds = images / launcher.images_per_second
             by = f"at launcher.images_per_second={launcher.images_per_second:g}"
         elif on_gpu:
             return f"{counts}; launcher.images_per_second= of a job gives an estimate"
         else:
-            seconds = sum(seconds_of_training(plan) * share for plan, share, _ in kinds)
+            seconds = sum(seconds_of_training(plan) * sum(shares) for plan, shares in kinds)
             seconds /= min(self.workers, math.ceil(runs / jobs))
             by = "at this machine's speed"
         at_once = min(jobs, launcher.jobs_at_once or jobs)
@@ -264,7 +264,7 @@ class Cluster:
                 give_up(tasks, outcomes, todo, screen)  # as the pools of the jobs do
                 if None not in outcomes:
                     self._tidy(outcomes, signals)
-                    return outcomes, ""
+                    break
                 if signals:
                     say(f"the jobs go on; `scancel --name={self.name}` stops them")
                     return outcomes, signals[0]
@@ -282,6 +282,7 @@ class Cluster:
                 until = time.monotonic() + max(min(1.0, pause), least)
                 while not signals and (left_s := until - time.monotonic()) > 0:
                     time.sleep(min(0.2, left_s))
+        return outcomes, signals[0] if signals else ""
 
     def _submit_at_first(self, tasks: Sequence[Task], screen: Screen) -> None:
         """Jobs for what those of before leave."""

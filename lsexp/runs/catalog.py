@@ -248,8 +248,8 @@ def _config(path: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], int]:
 
 
 def _living_owner(path: Path) -> dict[str, Any] | None:
-    """The owner, unless it let go, is a process of this machine that is gone, or has not beaten
-    for a minute by this machine's clock."""
+    """The owner, unless it let go, is a process of this machine that is gone, or of another and has
+    not beaten for a minute by this machine's clock."""
     try:
         record = claims.owner(path)
         if record is None or record.get("released") or claims.is_gone(record):
@@ -257,7 +257,8 @@ def _living_owner(path: Path) -> dict[str, Any] | None:
         beat = (claims.attempt_folder(path, record["nonce"]) / "beat").stat().st_mtime
     except OSError:
         return None
-    return record if time.time() - beat < 60 else None
+    # One of this machine may have been put to sleep.
+    return record if claims.is_here(record) or time.time() - beat < 60 else None
 
 
 def _select(entries: list[Entry], words: list[str]) -> list[Entry]:
@@ -315,12 +316,15 @@ def _is(value: Any, text: str) -> bool:
 
 
 def _order(entry: Entry) -> tuple[Any, ...]:
+    def number(value: Any) -> float:  # somebody may have written there
+        return float(value) if isinstance(value, (int, float)) else 0.0
+
     config = entry.config
     keys = ("data.name", "model.name", "recipe", "budget")
     numbers = ("loss.eps", "seed")
     return (
         *(str(config.get(key)) for key in keys),
-        *(float(config.get(key) or 0) for key in numbers),
+        *(number(config.get(key)) for key in numbers),
         entry.name,
     )
 

@@ -281,7 +281,19 @@ def _new_record(environment: dict[str, Any]) -> Record:
 
 def is_gone(record: Record) -> bool:
     """Whether the claim is that of a process of this machine that runs no more."""
+    process = _process(record)
+    return process is not None and processes.is_gone(process)
+
+
+def is_here(record: Record) -> bool:
+    """Whether the claim is that of a process of this machine that runs."""
+    process = _process(record)
+    return process is not None and processes.is_here(process)
+
+
+def _process(record: Record) -> Process | None:
+    """None where the record is damaged: only its beat tells."""
     pid, start = record.get("pid"), record.get("process_start")
     if not isinstance(pid, int) or not isinstance(start, str):
-        return False  # damaged: only its beat tells
-    return processes.is_gone(Process(str(record.get("machine")), pid, start))
+        return None
+    return Process(str(record.get("machine")), pid, start)

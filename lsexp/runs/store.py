@@ -91,7 +91,10 @@ class RunFolder:
         Raises:
             Damaged: naming the file that is missing or changed.
         """
-        metrics = self.metrics()
+        try:
+            metrics = self.metrics()
+        except FileNotFoundError as error:  # removed meanwhile
+            raise Damaged(self.path / "metrics.json", "missing", self.path.name) from error
         of = digest(metrics["identity"])
         if not self.path.name.endswith(of):
             raise Damaged(self.path / "metrics.json", f"of another run ({of})", self.path.name)
@@ -122,8 +125,13 @@ class RunFolder:
         return snapshot_path(self.path, step)
 
     def failure(self) -> dict[str, Any] | None:
-        """What failure.json says, None without one."""
-        return self._json("failure.json") if (self.path / "failure.json").exists() else None
+        """What failure.json says, None without one; where it cannot be read, that."""
+        if not (self.path / "failure.json").exists():
+            return None
+        try:
+            return self._json("failure.json")
+        except Damaged as error:
+            return {"error": f"failure.json: {error.what}"}
 
     def create(self, config: TrainConfig, identity: Science, chosen: dict[str, str]) -> None:
         """Make the folder and its config.yaml.
@@ -191,13 +199,15 @@ class RunFolder:
 
         The history so far is kept; with `keep_checkpoint`, another try goes on from there.
         """
-        if claim.held():
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(claim.attempt / "history.csv", self.path / "history.csv")
-            replace_file(self.path / "failure.json", json.dumps(failure, indent=1))
-        if not keep_checkpoint:
-            self.remove(claim.attempt)
-        claim.release()
+        try:
+            if claim.held():
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(claim.attempt / "history.csv", self.path / "history.csv")
+                replace_file(self.path / "failure.json", json.dumps(failure, indent=1))
+            if not keep_checkpoint:
+                self.remove(claim.attempt)
+        finally:  # also where the disk is full
+            claim.release()
 
     def forget_failure(self) -> None:
         """Make room for another try."""

@@ -169,8 +169,10 @@ def carry_out(
         state = (
             "runs go on from their last checkpoints" if "twice" in stopped else "nothing is lost"
         )
+        without = ", without resume=restart," if base.resume == "restart" else ""
         raise UserError(
-            f"stopped by {stopped}; {state}: the same command goes on from there", exit_code=1
+            f"stopped by {stopped}; {state}: the same command{without} goes on from there",
+            exit_code=1,
         )
     unseen: list[str] = []
     found: list[Found] = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lsexp import studies
 from lsexp.config import FOREIGN, LossConfig, SweepConfig, TrainConfig
 from lsexp.errors import UserError
+from lsexp.runs.store import Damaged
 from lsexp.text import duration, plural
 
 if TYPE_CHECKING:
@@ -39,8 +40,16 @@ def joined(rows: Sequence[Sequence[Planned]]) -> list[Planned]:
             if place == len(found):
                 after = None if one.after is None else of_row[one.after]
                 found.append(one._replace(after=after))
-            elif len(one.plan.snapshots) > len(found[place].plan.snapshots):
+                continue
+            more, known = one.plan.snapshots, found[place].plan.snapshots
+            if set(more) > set(known):
                 found[place] = found[place]._replace(plan=one.plan)
+            elif not set(more) <= set(known):
+                counts = [p.config.artifacts.snapshots for p in (found[place].plan, one.plan)]
+                raise UserError(
+                    f"artifacts.snapshots={counts[1]}: another study has {counts[0]} of the same "
+                    f"run, at other steps; give all of them one number, or train them apart"
+                )
     return found
 
 
@@ -75,10 +84,16 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
     errors: list[str] = []
     places: dict[int, int] = {}
     begun: dict[Path, int] = {}
-    done = failed = again = anew = 0
+    done = failed = again = anew = damaged = waiting = 0
     for place, (run, plan, after) in enumerate(planned):
         folder = plan.folder
-        if plan.done():
+        try:
+            finished = plan.done()
+        except Damaged as error:
+            damaged += 1
+            errors.append(f"{label(run.keys)}: {error}")
+            continue
+        if finished:
             clear_aside(plan)
             done += 1
             continue
@@ -92,6 +107,7 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
         elif after is not None and after not in places:
             of = label(planned[after].run.keys)
             errors.append(f"{label(run.keys)}: its teacher failed before ({of})")
+            waiting += 1
             continue
         begun[folder.path] = steps_done(plan)
         again += folder.finished() and bool(plan.lacking(folder.path))
@@ -99,9 +115,15 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
         places[place] = len(todo)
         todo.append((planned[place], None if after is None else places[after]))
     counts = f"{plural(len(planned), 'run')}: {done} finished"
-    if failed:
-        counts += f", {failed} failed" + ("" if retry else " (retry_failed=true tries again)")
+    if damaged:
+        counts += f", {damaged} damaged"
+    if failed and not retry:
+        counts += f", {failed} failed (retry_failed=true tries again)"
+    if waiting:
+        counts += f", {waiting} {'has' if waiting == 1 else 'have'} no teacher for that"
     counts += f", {len(todo)} to do"
+    if failed and retry:
+        counts += f" ({failed} of them failed before)"
     if again:
         counts += f" ({again} of them again, aside: finished without snapshots)"
     if anew:
@@ -109,12 +131,10 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
     if todo:
         kinds = _kinds([one.plan for one, _ in todo])
         shares = [
-            sum(1 - begun[plan.folder.path] / plan.config.train.steps for plan in kind)
+            [1 - begun[plan.folder.path] / plan.config.train.steps for plan in kind]
             for kind in kinds
         ]
-        counts += hands.cost(
-            [(kind[0], share, len(kind)) for kind, share in zip(kinds, shares, strict=True)]
-        )
+        counts += hands.cost([(kind[0], of) for kind, of in zip(kinds, shares, strict=True)])
         if any(one.plan.snapshots or one.plan.teaching for one, _ in todo):
             counts += ", then what is measured of teachers and snapshots"
     told = dict.fromkeys(describe_training(kind[0]) for kind in _kinds([p.plan for p in planned]))
@@ -142,12 +162,13 @@ def train(
     hands: Hands | Jobs,
 ) -> tuple[list[str], str]:
     """Train in the pool; one line for each failure, and the signal that stopped it or ""."""
+    from lsexp.launch.local import begin_again
     from lsexp.launch.plan import steps_done
     from lsexp.launch.pool import Task
     from lsexp.launch.progress import SweepView
 
     tasks = [
-        Task(plan.config, plan.chosen, command, label(run.keys), after=after)
+        Task(begin_again(plan).config, plan.chosen, command, label(run.keys), after=after)
         for (run, plan, _), after in work
     ]
     steps = [one.plan.config.train.steps for one, _ in work]
@@ -182,19 +203,24 @@ class Hands(NamedTuple):
     threads: int
     members: int | None
 
-    def cost(self, kinds: Sequence[tuple[Any, float, int]]) -> str:
+    def cost(self, kinds: Sequence[tuple[Any, Sequence[float]]]) -> str:
         """About how long it will take.
 
         Args:
-            kinds: of runs that cost the same: one's plan, how much of a whole run is left of all
-                together, and how many they are.
+            kinds: of runs that cost the same: one's plan, and how much of a whole run is left of
+                each.
         """
         from lsexp.launch.plan import seconds_of_training
+        from lsexp.training.hardware import default_threads
 
-        seconds = sum(seconds_of_training(plan) * share for plan, share, _ in kinds)
-        seconds /= min(self.workers, sum(number for _, _, number in kinds))
+        runs = [seconds_of_training(plan) * share for plan, shares in kinds for share in shares]
+        # More workers than cores are no faster together.
+        cores = default_threads() // self.threads if self.members == 1 else self.workers
+        ends = [0.0] * max(1, min(self.workers, cores))
+        for seconds in sorted(runs, reverse=True):  # each to whoever is free first
+            ends[ends.index(min(ends))] += seconds
         most = "about" if self.members == 1 else "at most"  # together they take less
-        return f", {most} {duration(seconds)} with {self}, evaluation apart"
+        return f", {most} {duration(max(ends))} with {self}, evaluation apart"
 
     def __str__(self) -> str:
         if self.members == 1:

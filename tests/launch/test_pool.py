@@ -14,7 +14,7 @@ from support import tiny_plan
 from lsexp.launch import local
 from lsexp.launch.local import execute
 from lsexp.launch.plan import Planner, plan
-from lsexp.launch.pool import Outcome, Pool, Task, _ready, _Work, _Worker, caught_signals, give_up
+from lsexp.launch.pool import Outcome, Pool, Task, _ready, _Work, _Worker, give_up
 from lsexp.runs.claims import acquire
 from lsexp.training.bank import stepper
 
@@ -69,22 +69,23 @@ def test_a_student_waits_for_its_teacher_and_is_given_up_with_it(tmp_path):
     assert list(screen.ended) == [3]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_are_collected_and_the_handlers_come_back_only_without_one(number):
-    before = signal.getsignal(number)
-    try:
-        with caught_signals() as caught:
-            assert caught == []
-        assert signal.getsignal(number) == before
-        with caught_signals() as caught:
-            os.kill(os.getpid(), number)
-            os.kill(os.getpid(), number)
-        assert caught == [signal.Signals(number).name] * 2
-        os.kill(os.getpid(), number)  # it must not cut the last words off
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for one in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(one, signal.SIG_DFL)
+def test_a_worker_that_begins_is_not_told_of_ctrl_c():
+    """Its start takes a second, in which it cannot ignore it by itself yet."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    worker = _Worker(1)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    os.kill(worker.process.pid, signal.SIGINT)
+    worker.connection.close()
+    worker.process.join(60)
+    assert worker.process.exitcode == 0
+
+
+def test_a_signal_that_comes_in_the_end_is_not_lost():
+    signals = []
+    with Pool(0, 1) as pool:
+        assert pool.train([], None, signals=signals) == ([], "")
+        signals.append("SIGTERM")
+        assert pool.train([], None, signals=signals) == ([], "SIGTERM")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_what_does_not_go_together_is_told(launcher, config, members, message):
 
 def test_the_cost_at_a_stated_speed(tmp_path):
     plan = tiny_plan(tmp_path, "train.steps=3600", "train.batch_size=100")
-    kinds = [(plan, 6.0, 7)]  # seven runs, of which one is all but done
+    kinds = [(plan, [1.0] * 6 + [0.0])]  # seven runs, of which one is all but done
     assert jobs_for(
         SlurmConfig(gpus_per_node=1, runs_per_job=2, images_per_second=100), base(), None, None, 7
     ).cost(kinds) == (

@@ -15,6 +15,8 @@ from lsexp.launch import local
 from lsexp.launch.local import execute
 from lsexp.runs.store import RunFolder, aside_of, snapshot_of, snapshot_path
 from lsexp.runs.tensors import unpacked
+from lsexp.studies import Run
+from lsexp.sweep.work import Planned, joined
 from lsexp.training.member import step as take_step
 from lsexp.training.snapshots import snapshot_steps
 
@@ -154,7 +156,7 @@ def test_what_another_process_has_taken_over_is_not_trained_again(tmp_path, monk
 
     def another_is_first(plan, metrics, aside, again):
         trained.append(aside.path)
-        take_over(plan, metrics, aside, again)
+        assert take_over(plan, metrics, aside, again)
         shutil.rmtree(aside.path)
         raise FileNotFoundError(aside.path)
 
@@ -173,12 +175,37 @@ def test_an_aside_that_is_removed_on_the_way_is_trained_again(tmp_path, monkeypa
         trained.append(aside.path)
         if len(trained) == 1:
             shutil.rmtree(aside.path)
-        take_over(plan, metrics, aside, again)
+        return take_over(plan, metrics, aside, again)
 
     monkeypatch.setattr(local, "_take_over", removed_first)
     execute(plan)
     assert plan.done()
     assert len(trained) == 2
+
+
+@pytest.mark.parametrize("what", ["removed", "damaged"])
+def test_an_aside_that_lacks_a_snapshot_is_trained_again(tmp_path, what):
+    execute(tiny_plan(tmp_path))
+    plan = tiny_plan(tmp_path, ASKED)
+    aside = RunFolder(aside_of(plan.folder.path, 7))
+    execute(replace(plan, folder=aside))
+    if what == "removed":
+        aside.snapshot(STEPS[2]).unlink()
+    else:
+        aside.snapshot(STEPS[2]).write_bytes(b"")
+    execute(plan)
+    assert plan.done()
+    assert all(plan.has(plan.folder.path, step) for step in STEPS)
+    assert not (tmp_path / ".aside").exists()
+
+
+def test_two_that_want_other_steps_are_told_before_training(tmp_path):
+    plans = [tiny_plan(tmp_path, f"artifacts.snapshots={count}") for count in (7, 1, 0, 12)]
+    rows = [[Planned(Run({}, one.config), one, None)] for one in plans]
+    assert [one.plan for one in joined(rows[:3])] == [plans[0]]
+    assert [one.plan for one in joined([rows[1], rows[0]])] == [plans[0]]
+    with pytest.raises(UserError, match=r"snapshots=12: another study has 7 of the same"):
+        joined(rows)
 
 
 def test_a_disk_that_is_full_gets_one_line(tmp_path, monkeypatch):

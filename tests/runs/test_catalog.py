@@ -184,6 +184,8 @@ def test_a_run_in_training_is_shown_and_not_removed(capsys, runs):
         assert code == 1
         assert f"is being trained by process {sleeper.pid}" in err
         assert folder.exists()
+        os.utime(folder / f"attempt-{record['nonce']}" / "beat", (1, 1))  # put to sleep
+        assert [entry.status for entry in read_runs(str(runs), [folder.name])] == ["running"]
     finally:
         sleeper.kill()
         sleeper.wait()
@@ -207,6 +209,16 @@ def test_a_damaged_folder_is_listed_as_such_and_hides_no_other(capsys, runs, nam
     assert sum("damaged" in line for line in out[1:-1]) == 1
     assert "1 damaged" in out[-1]
     assert run(capsys, "show", folder.name, f"runs_dir={runs}")[0] == 0
+
+
+def test_a_value_that_is_no_number_hides_nothing(capsys, runs):
+    folder = next(path for path in runs.iterdir() if "eps0.1-seed1" in path.name)
+    (folder / "metrics.json").unlink()
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("\nseed: 1", "\nseed: [1]"))
+    code, out, _ = run(capsys, f"runs_dir={runs}")
+    assert code == 0
+    assert out[-1].startswith("5 runs")
 
 
 def test_what_is_no_run_is_passed_over(capsys, runs):

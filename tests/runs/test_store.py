@@ -11,7 +11,7 @@ from lsexp.errors import UserError
 from lsexp.files import replace_file, whose
 from lsexp.runs import claims
 from lsexp.runs.claims import acquire
-from lsexp.runs.store import RunFolder, sealed
+from lsexp.runs.store import Damaged, RunFolder, sealed
 
 
 @pytest.fixture
@@ -130,6 +130,28 @@ def test_a_failure_is_kept_with_its_history_until_it_is_forgotten(folder, keep):
     assert claims.owner(folder.path)["released"]
     folder.forget_failure()
     assert folder.failure() is None
+
+
+def test_a_failure_that_cannot_be_written_lets_go_all_the_same(folder, monkeypatch):
+    claim = claim_of(folder)
+
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lsexp.runs.store.replace_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder.fail(claim, {"error": "why"}, keep_checkpoint=True)
+    assert claims.owner(folder.path)["released"]
+
+
+def test_a_failure_that_cannot_be_read_is_one(folder):
+    (folder.path / "failure.json").write_text("")
+    assert folder.failure() == {"error": "failure.json: damaged"}
+
+
+def test_metrics_that_are_gone_are_damage(folder):
+    with pytest.raises(Damaged, match=r"metrics\.json: missing"):
+        folder.verified_metrics()
 
 
 def test_a_failure_of_one_that_was_taken_over_is_not_recorded(folder):
