@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import digamma, logsumexp
+from scipy.special import digamma
 
 NARROW = 1e-12
 """A noise of less than this part of the spread counts as none."""
@@ -186,30 +186,6 @@ def bounds(mu_N: np.ndarray, variance: float) -> tuple[float, float]:
         sums += [_log_sum(-squared / (by * variance)).sum() for by in (8, 2)]
     lower, upper = np.log(len(mu_N)) - sums / len(mu_N)
     return float(lower), float(upper)
-
-
-def exact(mu_N: np.ndarray, variance: float | np.ndarray, points: int = 20_001) -> float:
-    """I(X;Y) of a mixture of N normals, by quadrature: what the estimate should find.
-
-    h(Y) - h(Y|X), the first by the trapezoid rule over ten deviations beyond the outermost means.
-    The grid must be finer than the noise: `points` of them over the range.
-
-    Args:
-        variance: of all, or [N] of each.
-
-    >>> round(exact(np.array([0.0, 1000.0]), 1.0), 4)
-    0.6931
-    """
-    deviation_N = np.sqrt(np.broadcast_to(variance, len(mu_N)))
-    margin = 10 * deviation_N.max()
-    y_Q = np.linspace(mu_N.min() - margin, mu_N.max() + margin, points)
-    log_density_Q = np.empty(points)
-    for part in np.array_split(np.arange(points), max(1, points * len(mu_N) // 2_000_000)):
-        log_NQ = -(((y_Q[part][None, :] - mu_N[:, None]) / deviation_N[:, None]) ** 2) / 2
-        log_density_Q[part] = logsumexp(log_NQ - np.log(deviation_N)[:, None], axis=0)
-    log_density_Q -= np.log(len(mu_N) * np.sqrt(2 * np.pi))
-    entropy = -np.trapezoid(np.exp(log_density_Q) * log_density_Q, y_Q)
-    return float(entropy - np.log(deviation_N * np.sqrt(2 * np.pi * np.e)).mean())
 
 
 def _checked(
