@@ -60,7 +60,7 @@ def run(words: list[str], commands: list[str]) -> int:
         return 0
     scripts = {"bash": BASH, "zsh": ZSH, "--help": HELP, "-h": HELP}
     if len(words) != 1 or words[0] not in scripts:
-        raise UserError(f"lsexp completion {' '.join(words)}: must be bash or zsh")
+        raise UserError(f"completion {' '.join(words)}".strip() + ": must be bash or zsh")
     print(scripts[words[0]], end="")
     return 0
 

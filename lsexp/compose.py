@@ -22,6 +22,7 @@ from lsexp.config import (
     LOSSES,
     MODELS,
     TABLES,
+    Budget,
     CustomConfig,
     SlurmConfig,
     SweepConfig,
@@ -155,7 +156,9 @@ def _as_list(name: str, value: str) -> str:
     """`0,0.1` as `[0,0.1]`, and for seeds a single number as so many from 0."""
     if not value.isascii():  # other scripts' digits are numbers to Python, not to Hydra
         raise UserError(f"{name}={value}: must be numbers with commas between")
-    items = [item.strip() for item in value.strip("[]").split(",") if item.strip()]
+    items = [item.strip() for item in value.strip("[]").split(",")]
+    if not items[-1]:  # `0,` is a list of one, `[]` of none
+        del items[-1]
     for item in items:
         try:
             float(item)
@@ -189,6 +192,9 @@ def _as_names(name: str, value: str) -> list[str] | None:
 def sweep_help(study: str) -> str:
     """The text of `lsexp sweep STUDY --help`."""
     module = studies.study(study, "lsexp sweep")
+    recipes = ["mnist_mlp", "cifar10_alexnet"]
+    if hasattr(module, "recipe_for"):
+        recipes = [module.recipe_for(recipe) for recipe in ("mnist_mlp", "cifar10_resnet56")]
     lines = [
         f"lsexp sweep {study} [key=value ...]: {module.HELP}",
         f"lsexp plot {study} [key=value ...]: the same from what is trained; never trains",
@@ -197,8 +203,8 @@ def sweep_help(study: str) -> str:
         "prints the table and draws the figure. Finished runs are skipped, interrupted ones go on.",
         "",
         f"  lsexp sweep {study}                                    the embedded digits",
-        f"  lsexp sweep {study} recipe=mnist_mlp eps=0,0.1 seeds=10",
-        f"  lsexp sweep {study} recipe=cifar10_alexnet --dry-run   what is to do, and how long",
+        f"  lsexp sweep {study} recipe={recipes[0]} eps=0,0.1 seeds=10",
+        f"  lsexp sweep {study} recipe={recipes[1]} --dry-run   what is to do, and how long",
         f"  lsexp plot {study} ...                                 the same words: no training",
         *(
             [f"  lsexp plot {study} logits=FILE.npz             anybody's logits: {module.FILE}"]
@@ -259,10 +265,10 @@ def train_help() -> str:
     for group in GROUPS:
         lines += ["", f"{group}="]
         for name in options(group, None):
-            lines.append(
-                f"  {name:<22}  {first_comment(configs_folder() / group / f'{name}.yaml')}"
-            )
-    lines += ["", "Keys (--cfg job shows the values of a recipe):"]
+            text = (configs_folder() / group / f"{name}.yaml").read_text()
+            lines.append(f"  {name:<22}  {first_sentence(text)}")
+    lines += ["", "Keys, with the values that they have where no recipe sets them (--cfg job shows"]
+    lines += ["those of a recipe):"]
     lines += [_key_line(*found) for found in walk(TrainConfig()) if found[0] != "model.name"]
     for kind, schema in MODELS.items():
         lines += ["", f"Keys of {kind} networks:"]
@@ -315,10 +321,19 @@ def options(group: str, config_dir: str | None) -> list[str]:
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
 
 
-def first_comment(path: Path) -> str:
-    """The first line of a configuration file that says what it is for."""
-    comments = (line[1:].strip() for line in path.read_text().splitlines() if line[:1] == "#")
-    return next((text for text in comments if not text.startswith("@package")), "")
+def first_sentence(text: str) -> str:
+    """Of the comment that a configuration file begins with: what it is for.
+
+    >>> first_sentence("# @package _global_\\n# What it\\n# is for. Cost.\\na: 1")
+    'What it is for.'
+    """
+    said = []
+    for line in text.splitlines():
+        if line[:1] != "#" or line.startswith("#  "):
+            break
+        if not line.startswith("# @"):
+            said.append(line[1:].strip())
+    return re.split(r"(?<=\.)\s", " ".join(said), maxsplit=1)[0]
 
 
 def _check_words(
@@ -352,6 +367,8 @@ def _check_words(
             raise unknown(word, "flag", FLAGS, help_command)
         else:
             overrides.append(word)
+    if config_dir is not None:
+        _check_own(Path(config_dir))
     for word in overrides:
         _check_override(word, config_dir, known, help_command)
     typed = {word.partition("=")[0] for word in overrides}
@@ -368,6 +385,21 @@ def _check_words(
     if "--cfg" in flags and {"-m", "--multirun"} & set(flags):
         raise UserError("--cfg: shows one config; leave -m out")
     return flags, [_for_hydra(word) for word in overrides]
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse files of a user's folder that Hydra would pass over for ours of the same name, or that
+    cannot be read."""
+    ours = configs_folder()
+    for group in (*GROUPS, *SWEEP_GROUPS) if folder != ours else ():
+        for path in sorted((folder / group).glob("*.yaml")):
+            if (ours / group / path.name).exists():
+                raise UserError(f"{group}={path.stem}: lsexp has one too; rename {path}")
+            try:
+                path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or "is no text in UTF-8"
+                raise UserError(f"{group}={path.stem}: {path}: {reason}") from error
 
 
 def _for_hydra(word: str) -> str:
@@ -537,9 +569,13 @@ def _store_schemas() -> None:
 
 def _check_budget(config: Any, choices: dict[str, Any]) -> None:
     if choices["budget"] not in config.budgets:
+        known = options("budget", None)
+        there = ", ".join(name for name in config.budgets if name in known) or "none"
+        others = [name for name in config.budgets if name not in known]
+        hint = f"; {', '.join(others)}: must be one of {', '.join(known)}" if others else ""
         raise UserError(
-            f"budget={choices['budget']}: recipe={choices['recipe']} has "
-            f"{', '.join(config.budgets) or 'none'}"
+            f"budget={choices['budget']}: recipe={choices['recipe']} has {there}{hint}; its file "
+            f"says e.g. `budgets: {{{choices['budget']}: {{steps: 1000}}}}`"
         )
 
 
@@ -572,6 +608,11 @@ def _reworded(error: Exception) -> UserError:
         rule = next((rule for sign, rule in VALUE_RULES.items() if sign in reason), reason)
         return UserError(f"{word}: {rule}; `{HELP}`")
     message = " ".join(dict.fromkeys(lines))
+    file = re.match(r"(In '\w+/[^']*'): (\w+) raised", message)
+    if file and key and not key[1].startswith("launcher."):
+        told = _of_a_file(file[1], key[1], message)
+        if told is not None:
+            return told
     lacking = re.search(r"Key '(\w+)' not in '(\w+)Config'", message)
     if lacking:  # of another kind of network, mostly
         where = re.match(r"(In '(?:recipe|launcher)/[^']*')|Could not override '([^']*)'", message)
@@ -589,12 +630,32 @@ def _reworded(error: Exception) -> UserError:
                 f"--help` lists its keys"
             )
         if lacking[2] == "Loss":
+            name = f"loss.{lacking[1]} " if what.startswith("In '") else ""
             return UserError(
-                f"{what or lacking[1]}: goes with loss=distillation; `{HELP}` lists the keys of "
-                f"either loss"
+                f"{what or lacking[1]}: {name}goes with loss=distillation; `{HELP}` lists the "
+                f"keys of either loss"
             )
         return UserError(
             f"{what or lacking[1]}: {lacking[2]} networks have no {lacking[1]}; model= chooses "
             f"another; `{HELP}` lists their keys"
         )
     return UserError(f"{message}; `{HELP}`")
+
+
+def _of_a_file(where: str, name: str, message: str) -> UserError | None:
+    """What is wrong with a key in a file, None where it is one of another kind of network or loss.
+
+    where: "In 'recipe/mine'"; name: of the key; message: Hydra's.
+    """
+    value = re.search(r"Value '(.*)' of type", message)
+    if value:
+        rule = next((rule for sign, rule in VALUE_RULES.items() if sign in message), message)
+        return UserError(f"{where}: {name}={value[1]}: {rule}; `{HELP}`")
+    if name in GROUPS:  # its keys were taken for those below it
+        return UserError(f"{where}: the file must begin with `# @package _global_`")
+    if name.startswith("budgets."):
+        kept = ", ".join(item.name for item in fields(Budget))
+        return UserError(f"{where}: {name}: no such key; a budget has {kept}")
+    if name in known_keys():
+        return None
+    return UserError(f"{where}: {unknown(name, 'key', known_keys(), HELP)}")

@@ -25,7 +25,7 @@ lsexp plot curves [NAME ...] [key=value ...]: loss and accuracy over training
   lsexp plot curves recipe=mnist_mlp loss.eps=0,0.1
   lsexp plot curves 9380ae 17be02 figure.format=png,pdf
 
-  lsexp plot STUDY                                  of a sweep: `lsexp sweep --help` lists them
+  lsexp plot STUDY                                  of a sweep: {studies}
 
   figure.format=png    png, pdf, svg; several with commas
   out_dir=FOLDER       or LSEXP_OUT_DIR: where figures go (default: out)
@@ -45,7 +45,7 @@ TITLE = ("data.name", "model.name", "recipe", "budget", "loss.spread", "loss.eps
 def run(words: list[str]) -> int:
     """The command's words after `lsexp plot`; the exit code."""
     if not words or any(word in ("-h", "--help") for word in words):
-        print(HELP, end="")
+        print(HELP.format(studies=", ".join(studies.names())), end="")
         return 0
     if words[0] != "curves":
         raise unknown(words[0], "figure", ["curves", *studies.names()], "lsexp plot --help")

@@ -408,6 +408,44 @@ def test_a_resume_on_other_hardware_is_refused_unless_allowed(capsys, monkeypatc
     assert "continuing" in err
 
 
+HEAD = "# @package _global_\ndefaults: [digits_mlp]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{HEAD}optim: {{lrr: 0.1}}", "optim.lrr: no such key; did you mean optim.lr?"),
+        (f"{HEAD}optim: {{lr: abc}}", "optim.lr=abc: must be a number"),
+        (f"{HEAD}model: {{dropot: 0.1}}", "model.dropot: no such key; did you mean model.dropout?"),
+        (f"{HEAD}model: {{stem: small}}", "MLP networks have no stem"),
+        (f"{HEAD}loss: {{teacher: x}}", "loss.teacher goes with loss=distillation"),
+        (f"{HEAD}budgets: {{cpu: {{stps: 4}}}}", "budgets.cpu.stps: no such key; a budget has st"),
+        ("optim: {lr: 0.1}", "the file must begin with `# @package _global_`"),
+        ("", "the file must begin with `# @package _global_`"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_of_ones_own(capsys, tmp_path, text, message):
+    (tmp_path / "conf/recipe").mkdir(parents=True)
+    (tmp_path / "conf/recipe/mine.yaml").write_text(text)
+    code, _, err = run(capsys, "train", "--config-dir", "conf", "recipe=mine")
+    assert code == 2
+    assert err.startswith(f"lsexp: In 'recipe/mine': {message}")
+
+
+def test_files_of_ones_own_that_cannot_be_used(capsys, tmp_path):
+    folder = tmp_path / "conf/recipe"
+    folder.mkdir(parents=True)
+    words = ["train", "--config-dir", "conf", "--dry-run"]
+    (folder / "mine.yaml").write_bytes(b"\xff")
+    assert "mine.yaml: is no text in UTF-8" in run(capsys, *words, "recipe=mine")[2]
+    (folder / "mine.yaml").write_text("# @package _global_\nbudgets: {tiny: {steps: 4}}\n")
+    said = run(capsys, *words, "recipe=mine")[2]
+    assert "recipe=mine has none; tiny: must be one of cpu, paper, smoke" in said
+    (folder / "digits_mlp.yaml").write_text(HEAD)
+    said = run(capsys, *words, "recipe=mine")[2]
+    assert said.startswith("lsexp: recipe=digits_mlp: lsexp has one too; rename ")
+
+
 def test_restart_ignores_the_checkpoint(capsys, monkeypatch):
     interrupted(capsys, monkeypatch)
     words = ["train", *SMOKE, "resume=restart"]

@@ -202,6 +202,11 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path, capsys, monkeypatc
         ("eps seeds=20240101", "seeds=20240101: is how many, at most 10000"),
         ("eps seeds=range(5)", "seeds=range(5): must be numbers with commas between"),
         ("eps seeds=1.5", "seeds=[1.5]: must be a whole number; `lsexp sweep eps --help`"),
+        ("eps eps=0,,0.1", "eps=0,,0.1: must be numbers with commas between"),
+        (
+            "budget=smoke eps",
+            "budget=smoke: comes after the study: lsexp sweep eps budget=smoke ...",
+        ),
         ("eps optim.lr=0.1,0.2", "optim.lr=0.1,0.2: several values; a sweep varies eps and seeds"),
         ("eps model.args.x=3", "model.args.x=3: goes with model=custom"),
         ("eps out_dir=a out_dir=b", "out_dir: is given twice"),

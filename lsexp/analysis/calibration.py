@@ -92,7 +92,18 @@ def top_label(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> tuple[np.nd
 
     >>> top_label(np.array([[0.3, 0.7], [0.5, 0.5]]), np.array([1, 1]))
     (array([0.7, 0.5]), array([ True, False]))
+
+    Raises:
+        ValueError: not a row of probabilities for each label, or a label that is no class.
     """
+    probabilities_NK, labels_N = np.asarray(probabilities_NK), np.asarray(labels_N)
+    if probabilities_NK.ndim != 2 or labels_N.shape != probabilities_NK.shape[:1]:
+        raise ValueError(
+            f"probabilities must be [N, K] and labels [N], not {probabilities_NK.shape} and "
+            f"{labels_N.shape}"
+        )
+    if labels_N.size and not 0 <= labels_N.min() <= labels_N.max() < probabilities_NK.shape[1]:
+        raise ValueError(f"labels must be in 0..{probabilities_NK.shape[1] - 1}")
     return probabilities_NK.max(axis=1), probabilities_NK.argmax(axis=1) == labels_N
 
 
@@ -386,8 +397,13 @@ def confidence_gap(confidence_N: np.ndarray, correct_N: np.ndarray) -> float:
 def _checked(confidence_N: np.ndarray, correct_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     confidence_N = np.asarray(confidence_N, dtype=np.float64)
     correct_N = np.asarray(correct_N, dtype=np.float64)
-    if len(confidence_N) != len(correct_N) or len(confidence_N) == 0:
-        raise ValueError(f"{len(confidence_N)} confidences for {len(correct_N)} examples")
+    if confidence_N.ndim != 1 or confidence_N.shape != correct_N.shape:
+        raise ValueError(
+            f"confidences and correctness must be [N], not {confidence_N.shape} and "
+            f"{correct_N.shape}: `top_label` gives both"
+        )
+    if not len(confidence_N):
+        raise ValueError("no confidences: at least one example is needed")
     # A float32 softmax may exceed 1 by its rounding. NaN is refused too.
     if not ((confidence_N >= 0) & (confidence_N <= 1 + 1e-6)).all():
         raise ValueError("confidences must be in 0..1: are these logits?")
@@ -402,6 +418,8 @@ def _bin(confidence_N: np.ndarray, bins: int) -> np.ndarray:
 def _edges(bins: int) -> np.ndarray:
     """k / bins, as a confidence of k / bins is rounded; linspace misses it where 1 / bins is not
     exact."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}")
     edges: np.ndarray = np.arange(bins + 1) / bins
     return edges
 

@@ -421,7 +421,7 @@ def read_npz(path: Path) -> Arrays:
         raise UserError(f"{path}: a label is {highest}, but classes names only {len(classes)}")
     absent = np.flatnonzero(np.bincount(train_labels, minlength=len(classes)) == 0)
     if len(absent):
-        names = ", ".join(classes[k] for k in absent[:5])
+        names = ", ".join(classes[k] for k in absent[:5]) + (", ..." if len(absent) > 5 else "")
         raise UserError(f"{path}: y_train has no image of class {names}; {rule}")
     if len(classes) < 2:
         raise UserError(f"{path}: y_train has one class; at least two are needed")

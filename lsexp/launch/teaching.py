@@ -52,9 +52,7 @@ class Teaching:
         snapshot that is used (None: the final ones)."""
         folder = RunFolder(self.path)
         if step is not None and not folder.snapshot(step).is_file():
-            raise UserError(
-                f"loss.teacher_step={step}: {self.path.name} has no such snapshot", exit_code=1
-            )
+            raise _no_snapshot(self.path, step)
         beside = self.path.resolve().parent == student.resolve().parent
         return {
             "run": self.path.name if beside else str(self.path.resolve()),
@@ -103,7 +101,21 @@ def find_teacher(config: TrainConfig) -> Teaching:
         )
     metrics = folder.metrics()
     config, identity = revived(metrics["config"]), metrics["identity"]
+    step = loss.teacher_step
+    if step not in (None, config.train.steps) and not folder.snapshot(step).is_file():
+        raise _no_snapshot(path, step)
     return Teaching(path, config, digest(identity), identity["data.digest"])
+
+
+def _no_snapshot(path: Path, step: int) -> UserError:
+    names = (one.stem.removeprefix("step-") for one in path.glob("snapshots/step-*.safetensors"))
+    steps = sorted(int(name) for name in names if name.isdecimal())
+    have = f"it has those of {', '.join(map(str, steps))}" if steps else "it has none"
+    return UserError(
+        f"loss.teacher_step={step}: {path.name} has no such snapshot; {have}; "
+        f"artifacts.snapshots= of its own command makes some",
+        exit_code=1,
+    )
 
 
 def can_teach(student: Plan) -> bool:

@@ -20,7 +20,7 @@ from lsexp.config import TrainConfig
 from lsexp.errors import UserError
 from lsexp.figures import STYLE
 from lsexp.studies import Claim, Finding, Result, Row
-from lsexp.sweep.manifest import Manifest, all_with_runs, together
+from lsexp.sweep.manifest import Manifest, all_with_runs, experiments, together
 from lsexp.sweep.show import completing, estimate_of, name_of, typed_of
 from lsexp.sweep.work import label
 from lsexp.text import plural, user_path
@@ -139,7 +139,8 @@ def manifests(
             of = [part.chosen["recipe"] for part in manifest.parts]
             if (not wanted or wanted & set(of)) and all(part.runs for part in manifest.parts):
                 kinds.setdefault(name_of(module, manifest, of), []).append(manifest)
-        found += [(name, together(name, alike)) for alike in kinds.values()]
+        of_one = [one for alike in kinds.values() for one in experiments(alike, runs_dir)]
+        found += [(name, together(name, alike)) for alike in of_one]
     return found
 
 
@@ -156,7 +157,7 @@ def section(study: str, manifest: Manifest, results: Sequence[Result], taken: se
     names = itertools.chain([plain], (f"{plain}-{count}" for count in itertools.count(2)))
     anchor = next(one for one in names if one not in taken)
     taken.add(anchor)
-    typed = " ".join(typed_of(manifest))
+    typed = " ".join([*typed_of(manifest), *manifest.apart])
     found = Section(study, module.HELP, anchor, _command(study, manifest), typed)
     where = _own_recipes(manifest.words)
     found.recipes = [_of_recipe(study, result, manifest, where) for result in results]
@@ -406,23 +407,8 @@ def _about(recipe: str, where: list[str]) -> str:
     folders = [Path(word.partition("=")[2]) for word in where]
     for folder in [compose.configs_folder(), *folders]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return _first_sentence((folder / "recipe" / f"{recipe}.yaml").read_text())
+            return compose.first_sentence((folder / "recipe" / f"{recipe}.yaml").read_text())
     return ""
-
-
-def _first_sentence(text: str) -> str:
-    """Of the comment that a file begins with.
-
-    >>> _first_sentence("# @package _global_\\n# What it\\n# is for. Cost.\\na: 1")
-    'What it is for.'
-    """
-    said = []
-    for line in text.splitlines():
-        if line[:1] != "#" or line.startswith("#  "):
-            break
-        if not line.startswith("# @"):
-            said.append(line[1:].strip())
-    return re.split(r"(?<=\.)\s", " ".join(said), maxsplit=1)[0]
 
 
 def _reduced(runs: Sequence[Row], where: list[str], *, papers: bool) -> str:

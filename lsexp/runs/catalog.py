@@ -99,10 +99,12 @@ def read_run(path: Path) -> Entry:
     try:
         metrics = _json(path / "metrics.json")
         if metrics and not (whole(metrics) and _complete(path, metrics)):
-            return entry
+            raise ValueError("changed, or files are missing")
         failure = _json(path / "failure.json")
         config, version = _config(path, metrics)
     except (OSError, *UNREADABLE):
+        with contextlib.suppress(OSError, *UNREADABLE):  # by which it is found nevertheless
+            entry.config, _ = _config(path, {})
         return entry
     entry.config, entry.metrics, entry.failure = config, metrics, failure
     if not metrics:

@@ -39,6 +39,9 @@ def run_sweep(words: list[str]) -> int:
         print(HELP.format(studies="\n".join(lines)), end="")
         return 0
     study = words[0]
+    named = [word for word in words if word in studies.names()]
+    if named and ("=" in study or study.startswith("-")):
+        raise UserError(f"{study}: comes after the study: lsexp sweep {named[0]} {study} ...")
     module = studies.study(study, "lsexp sweep")
     if any(word in ("-h", "--help") for word in words[1:]):
         print(compose.sweep_help(study), end="")

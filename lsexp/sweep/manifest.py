@@ -18,7 +18,8 @@ from typing import Any
 
 from lsexp import studies
 from lsexp.files import clear, remove, replace_file, seal, text_of
-from lsexp.runs.store import UNREADABLE
+from lsexp.runs.identity import Science
+from lsexp.runs.store import UNREADABLE, RunFolder
 from lsexp.text import say
 
 
@@ -44,12 +45,15 @@ class Manifest:
     """What a sweep was asked for: `words`, which gave one part, or with rows= several.
 
     of: the sweeps whose runs these are together, if there are several; not written.
+    apart: keys and values that set the runs apart from those of other sweeps of the same words (a
+        recipe was edited meanwhile, say); not written.
     """
 
     study: str
     words: list[str]
     parts: list[Part]
     of: list[Manifest] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
 
     def path(self, runs_dir: Path) -> Path:
         runs = [part.runs for part in self.parts]
@@ -78,7 +82,7 @@ class Manifest:
         if path.is_dir():
             remove(path)
         whole = asdict(self) | {"time": time.time()}
-        del whole["of"]
+        del whole["of"], whole["apart"]
         replace_file(path, json.dumps({**whole, "seal": seal(whole)}, indent=1))
 
 
@@ -107,6 +111,57 @@ def together(study: str, sweeps: Sequence[Manifest]) -> Manifest:
         runs = {run["name"]: run for part in reversed(alike) for run in part.runs}
         parts.append(replace(alike[0], keys=keys, runs=[*runs.values()]))
     return replace(first, parts=parts, of=whole)
+
+
+VARIED = {
+    *("seed", "loss.eps", "loss.temperature", "loss.t_squared", "loss.student_temperature"),
+    *("loss.teacher", "loss.teacher_step"),
+}
+"""What runs of one sweep differ in."""
+
+
+def experiments(sweeps: Sequence[Manifest], runs_dir: Path) -> list[list[Manifest]]:
+    """Sweeps of the same words, those of one experiment together: a recipe may have been edited
+    meanwhile, data or code of the user's changed, or another precision chosen.
+
+    Args:
+        sweeps: the latest first; each is told what sets it `apart`.
+    """
+    kinds: list[tuple[dict[Any, Science], list[Manifest]]] = []
+    for one in sweeps:
+        found = _sciences(one, runs_dir)
+        for known, alike in kinds:
+            if all(known.get(kind, science) == science for kind, science in found.items()):
+                known |= found
+                alike.append(one)
+                break
+        else:
+            kinds.append((found, [one]))
+    every = [science for found, _ in kinds for science in found.items()]
+    for found, alike in kinds:
+        apart = {
+            f"{name}={str(value)[:12]}"
+            for kind, science in found.items()
+            for name, value in science.items()
+            if any(other.get(name) != value for of, other in every if of == kind)
+        }
+        for one in alike:
+            one.apart = sorted(apart)
+    return [alike for _, alike in kinds]
+
+
+def _sciences(manifest: Manifest, runs_dir: Path) -> dict[Any, Science]:
+    """What decides the result of its runs, beside what they differ in: of each kind of them, by the
+    first that is there."""
+    found: dict[Any, Science] = {}
+    for part in manifest.parts:
+        for run in part.runs:
+            kind = part.chosen["recipe"], run["keys"].get("role"), run["keys"].get("step")
+            if kind not in found:
+                whole = RunFolder(runs_dir / run["name"]).identity()
+                if whole is not None:
+                    found[kind] = {name: whole[name] for name in whole if name not in VARIED}
+    return found
 
 
 def newest_manifest(study: str, runs_dir: Path) -> Manifest | None:

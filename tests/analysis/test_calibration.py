@@ -581,7 +581,7 @@ def test_float32_confidences_are_taken_as_float64():
 @pytest.mark.parametrize("measure", OF_TOP_LABEL)
 def test_what_is_no_probability_is_an_error(measure):
     for confidence in ([], [0.5, 0.5]):
-        with pytest.raises(ValueError, match="confidences for 1 examples"):
+        with pytest.raises(ValueError, match="confidences and correctness must be"):
             measure(np.array(confidence), np.array([True]))
     for confidence in ([3.2], [-0.1], [np.nan]):
         with pytest.raises(ValueError, match="are these logits"):
@@ -591,9 +591,22 @@ def test_what_is_no_probability_is_an_error(measure):
 def test_what_are_no_probabilities_of_classes_is_an_error():
     with pytest.raises(ValueError, match="are these logits"):
         classwise_ece(np.array([[2.0, -1.0]]), np.array([0]))
-    with pytest.raises(ValueError, match="confidences for"):
+    with pytest.raises(ValueError, match=r"must be \[N\]"):
         classwise_ece(np.array([[0.5, 0.5]]), np.array([0, 1]))
-    with pytest.raises(ValueError, match="confidences for 0"):
+    with pytest.raises(ValueError, match="no confidences"):
         classwise_ece(np.empty((0, 2)), np.array([], int))
-    with pytest.raises(ValueError, match="confidences for 0"):
+    with pytest.raises(ValueError, match="no confidences"):
         sampling_band(np.array([]))
+
+
+def test_what_is_no_probability_of_each_label_is_refused():
+    p, labels = np.full((4, 2), 0.5), np.array([0, 1, 0, 1])
+    for wrong in (labels + 1, labels - 1):
+        with pytest.raises(ValueError, match=r"labels must be in 0\.\.1"):
+            ece(p, wrong)
+    with pytest.raises(ValueError, match=r"must be \[N, K\] and labels \[N\]"):
+        ece(p, labels[:3])
+    with pytest.raises(ValueError, match="bins must be at least 1, not 0"):
+        ece(p, labels, bins=0)
+    with pytest.raises(ValueError, match="`top_label` gives both"):
+        debiased_ece(p, labels)

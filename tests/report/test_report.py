@@ -402,6 +402,23 @@ def test_sweeps_of_one_kind_are_reported_together(fewer, tmp_path):
     assert commands == [f"lsexp sweep eps budget=smoke {own[k]} workers=1" for k in (0, 2)]
 
 
+def test_sweeps_of_the_same_words_by_an_edited_recipe_are_no_more_seeds(tmp_path):
+    recipe = tmp_path / "conf/recipe/mine.yaml"
+    recipe.parent.mkdir(parents=True)
+    words = ["eps", "--config-dir", "conf", "recipe=mine", "eps=0", "workers=1"]
+    for rate, seeds in ((0.1, "2"), (0.2, "2"), (0.2, "3")):
+        text = "# @package _global_\ndefaults: [digits_mlp]\n"
+        recipe.write_text(f"{text}optim: {{lr: {rate}}}\nbudgets: {{cpu: {{steps: 9}}}}\n")
+        done = lsexp("sweep", *words, f"seeds={seeds}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = lsexp("report", "eps", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out/report-eps/report.md").read_text()
+    assert page.count("| 0 | 3 |") == page.count("| 0 | 2 |") == 1
+    for rate in (0.1, 0.2):
+        assert f"With `optim.lr={rate}`." in page
+
+
 def test_what_cannot_be_read_or_drawn_does_not_end_a_report(fewer, tmp_path):
     folder = shutil.copytree(fewer, tmp_path / "odd")
     sweeps = folder / "runs" / ".sweeps"

@@ -208,6 +208,9 @@ def test_a_damaged_folder_is_listed_as_such_and_hides_no_other(capsys, runs, nam
     assert code == 0
     assert sum("damaged" in line for line in out[1:-1]) == 1
     assert "1 damaged" in out[-1]
+    if name == "metrics.json":
+        found = read_runs(str(runs), ["loss.eps=0.1", "seed=1"])
+        assert [(entry.name, entry.status) for entry in found] == [(folder.name, "damaged")]
     assert run(capsys, "show", folder.name, f"runs_dir={runs}")[0] == 0
 
 
