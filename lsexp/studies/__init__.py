@@ -131,7 +131,7 @@ class Finding:
     """A claim beside our estimate: value, interval over n, the paper's value, and the verdict.
 
     verdict: supported, contradicted, inconclusive, or not tested; because: why, where it says
-    nothing by itself.
+    nothing by itself; over: what the interval is over, "seeds" or "both" (images too), "" without.
     """
 
     claim: Claim
@@ -142,6 +142,7 @@ class Finding:
     paper: float | None
     verdict: str
     because: str = ""
+    over: str = ""
 
 
 @dataclass
@@ -377,7 +378,8 @@ def decide(
         because = "the values are all alike: no interval"
     elif said == "inconclusive":
         because = "the interval is too wide"
-    return Finding(claim, *found[:4], paper, said, because)
+    over = "" if found.low is None else found.over
+    return Finding(claim, *found[:4], paper, said, because, over)
 
 
 def names() -> list[str]:

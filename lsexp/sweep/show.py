@@ -308,6 +308,7 @@ def _row(finding: Finding) -> dict[str, Any]:
         "low": finding.low,
         "high": finding.high,
         "n": finding.n,
+        "interval": finding.over or None,
         "paper": finding.paper,
         "verdict": finding.verdict,
         "because": finding.because,

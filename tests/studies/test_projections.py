@@ -178,6 +178,8 @@ def test_findings_follow_the_declared_rules():
     assert spread.value == pytest.approx(np.log10(4), abs=0.3)  # twice the noise
     equidistant = finding(result, projections.EQUIDISTANT)
     assert (equidistant.verdict, equidistant.value) == ("inconclusive", 0)  # all alike
+    over = [one.over for one in (spread, finding(result, projections.TIGHTER), equidistant)]
+    assert over == ["both", "seeds", ""]
 
 
 def test_that_clusters_spread_is_judged_over_images_too():
