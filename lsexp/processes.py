@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NamedTuple
 
 TOGETHER = 0.3
-"""Seconds."""
+"""Seconds within which SIGINT after SIGINT is of one Ctrl-C."""
 
 
 class Process(NamedTuple):

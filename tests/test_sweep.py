@@ -470,6 +470,10 @@ def test_information_of_finished_runs_that_had_no_snapshots(tmp_path, capsys, mo
     assert any("continuing" in err for _, err in printed)
     assert any("3 snapshots, " in err and "; the end " in err for _, err in printed)
     assert not (tmp_path / "runs" / ".aside").exists()
+    left = tmp_path / "runs/.aside/4" / next(iter(before)).name
+    left.mkdir(parents=True)
+    assert main([*words, "--dry-run"]) == 0
+    assert left.is_dir()  # of somebody who trains there, for all it knows
     for run, expected in before.items():
         assert weights(run) == expected
         assert len(names(run / "snapshots")) == 3

@@ -63,7 +63,7 @@ from lsexp.training.member import MOST_STEPS, Member
 from lsexp.training.optimizer import parameter_groups
 from lsexp.training.snapshots import snapshot_steps
 
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, LookupError)
+UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, LookupError)
 """What reading a checkpoint raises that is damaged, or of another version."""
 
 

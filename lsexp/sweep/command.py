@@ -114,6 +114,7 @@ def carry_out(
         detach: with launcher=slurm, do not wait for the jobs.
         after: called in the end with what was found.
     """
+    from lsexp.launch.local import clear_aside
     from lsexp.launch.plan import place_of_runs
     from lsexp.launch.pool import Pool
     from lsexp.launch.slurm import DETACHED, Cluster, Jobs, clear, jobs_for, name_of
@@ -147,6 +148,8 @@ def carry_out(
         manifests = [job.manifest(planned) for job, planned in zip(jobs, rows, strict=True)]
         for manifest in manifests:
             manifest.write(runs_dir)
+        for plan in left.done:
+            clear_aside(plan)
         errors, stopped = left.errors, ""
         if left.todo:
             if isinstance(hands, Jobs):

@@ -59,11 +59,13 @@ class Left:
 
     Attributes:
         todo: runs to train, each with the place, in the same list, of the run to wait for.
+        done: plans of the runs that are finished.
         errors: a line for each run that failed before and is left so.
         text: what is finished, what is to do and about how long it takes.
     """
 
     todo: list[tuple[Planned, int | None]]
+    done: list[Any]
     errors: list[str]
     text: str
 
@@ -76,7 +78,6 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
         hands: who will train.
         retry: whether runs that failed before are trained again.
     """
-    from lsexp.launch.local import clear_aside
     from lsexp.launch.plan import describe_training, steps_done
     from lsexp.launch.teaching import can_teach
 
@@ -84,7 +85,8 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
     errors: list[str] = []
     places: dict[int, int] = {}
     begun: dict[Path, int] = {}
-    done = failed = again = anew = damaged = waiting = 0
+    done: list[Any] = []
+    failed = again = anew = damaged = waiting = 0
     for place, (run, plan, after) in enumerate(planned):
         folder = plan.folder
         try:
@@ -94,8 +96,7 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
             errors.append(f"{label(run.keys)}: {error}")
             continue
         if finished:
-            clear_aside(plan)
-            done += 1
+            done.append(plan)
             continue
         failure = folder.failure()
         failed += failure is not None
@@ -114,7 +115,7 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
         anew += bool(folder.checkpoints()) and not begun[folder.path]
         places[place] = len(todo)
         todo.append((planned[place], None if after is None else places[after]))
-    counts = f"{plural(len(planned), 'run')}: {done} finished"
+    counts = f"{plural(len(planned), 'run')}: {len(done)} finished"
     if damaged:
         counts += f", {damaged} damaged"
     if failed and not retry:
@@ -138,7 +139,7 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
         if any(one.plan.snapshots or one.plan.teaching for one, _ in todo):
             counts += ", then what is measured of teachers and snapshots"
     told = dict.fromkeys(describe_training(kind[0]) for kind in _kinds([p.plan for p in planned]))
-    return Left(todo, errors, "\n".join([*told, f"{name}, {counts}"]))
+    return Left(todo, done, errors, "\n".join([*told, f"{name}, {counts}"]))
 
 
 def _kinds(plans: Sequence[Any]) -> list[list[Any]]:
