@@ -395,9 +395,13 @@ def test_a_resume_keeps_to_the_threads_it_began_with(capsys, monkeypatch, tmp_pa
     )
 
 
-def test_a_resume_on_other_hardware_is_refused_unless_allowed(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [("hardware.cpu_class", lambda: "other"), ("hardware.numba.__version__", "other")],
+)
+def test_a_resume_on_other_hardware_is_refused_unless_allowed(capsys, monkeypatch, what, other):
     interrupted(capsys, monkeypatch)
-    monkeypatch.setattr("lsexp.training.hardware.cpu_class", lambda: "other")
+    monkeypatch.setattr(f"lsexp.training.{what}", other)
     code, out, err = run(capsys, "train", *SMOKE)
     assert (code, out) == (1, [])
     assert "here it is other" in err.splitlines()[-1]

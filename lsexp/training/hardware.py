@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import numba
 import torch
 
 from lsexp.errors import UserError
@@ -29,6 +30,8 @@ class Environment(NamedTuple):
 
     kernels: "deterministic", or "fast" with the key of that name; "without Triton" where a GPU
         has none.
+    numba: version of what compiles the fused layers of a CPU; "" on a GPU, and in runs that began
+        before it was recorded.
     """
 
     device: str
@@ -37,13 +40,14 @@ class Environment(NamedTuple):
     threads: int
     torch: str
     kernels: str = "deterministic"
+    numba: str = ""
 
     def decisive(self) -> dict[str, str]:
         """What cannot be set at will and decides the weights: on a GPU, not the CPU beside it."""
         names = ["device", "precision", "torch", "kernels"]
-        return {name: getattr(self, name) for name in names} | (
-            {"cpu_class": self.cpu_class} if self.device == "cpu" else {}
-        )
+        names += ["cpu_class"] if self.device == "cpu" else []
+        names += ["numba"] if self.numba else []
+        return {name: getattr(self, name) for name in names}
 
 
 def resolve_device(device: str) -> torch.device:
@@ -118,6 +122,7 @@ def environment(device: torch.device, precision: str, *, fast: bool = False) -> 
         torch.get_num_threads(),
         str(torch.__version__),
         kinds,
+        numba.__version__ if on_cpu else "",
     )
 
 

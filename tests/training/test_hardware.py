@@ -4,6 +4,7 @@ import os
 import platform
 from dataclasses import replace
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -88,7 +89,8 @@ def test_prepare_sets_the_threads_that_environment_records():
         hardware.prepare(torch.device("cpu"), threads)
         assert torch.get_num_threads() == threads
         found = hardware.environment(torch.device("cpu"), "bf16")
-        assert found == ("cpu", cpu_class(), "bf16", threads, torch.__version__, "deterministic")
+        here = ("cpu", cpu_class(), "bf16", threads, torch.__version__, "deterministic")
+        assert found == (*here, numba.__version__)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
