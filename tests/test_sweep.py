@@ -303,6 +303,8 @@ def test_a_sweep_that_is_stopped_goes_on_from_there(tmp_path, number):
     assert not list(tmp_path.glob("runs/*/metrics.json"))
     saved = list(tmp_path.glob("runs/*/attempt-*/checkpoint.pt"))
     assert saved
+    again = lsexp("sweep", "eps", *words, "resume=restart", "--dry-run", cwd=tmp_path).stdout
+    assert "1 to do (1 of them begin again: resume=restart)" in again
     _, err = sweep(tmp_path, *words)
     assert "continuing runs/" in err
     assert all(names(path) == FINISHED for path in runs(tmp_path))

@@ -128,7 +128,9 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
     if again:
         counts += f" ({again} of them again, aside: finished without snapshots)"
     if anew:
-        counts += f" ({anew} of them begin again: interrupted without snapshots)"
+        asked = planned[0].plan.config.resume == "restart"
+        why = "resume=restart" if asked else "interrupted without snapshots"
+        counts += f" ({anew} of them begin again: {why})"
     if todo:
         kinds = _kinds([one.plan for one, _ in todo])
         shares = [
