@@ -25,7 +25,7 @@ from lsexp.launch.results import Segment, failure, segment, write_results
 from lsexp.processes import caught_signals
 from lsexp.runs.catalog import teacher_changed
 from lsexp.runs.claims import Claim, Record, acquire, describe, is_gone, owner
-from lsexp.runs.store import RunFolder, aside_of, snapshot_of, snapshot_path
+from lsexp.runs.store import RunFolder, aside_of, kept_snapshots, snapshot_of, snapshot_path
 from lsexp.runs.tensors import packed
 from lsexp.text import say
 from lsexp.training.bank import stepper, stream
@@ -474,10 +474,9 @@ def _state_to_resume(
             state = None
             continue
         env = _keep_to(began, env, plan)
-        for kept in (path.parent / "snapshots").glob("step-*.safetensors"):
+        for at, kept in kept_snapshots(path.parent).items():
             # Also those that are not asked for now; not those behind the checkpoint, made again.
-            at = kept.stem.removeprefix("step-")
-            if at.isdecimal() and int(at) <= step and path.parent != claim.attempt:
+            if at <= step and path.parent != claim.attempt:
                 (claim.attempt / "snapshots").mkdir(exist_ok=True)
                 replace_file(claim.attempt / "snapshots" / kept.name, kept.read_bytes())
         replace_file(claim.attempt / "checkpoint.pt", path.read_bytes())

@@ -24,7 +24,14 @@ from lsexp.launch.plan import Plan, plan
 from lsexp.runs import command
 from lsexp.runs.catalog import Entry, read_run, read_runs
 from lsexp.runs.identity import Science, digest
-from lsexp.runs.store import Damaged, RunFolder, config_text, snapshot_of, snapshot_path
+from lsexp.runs.store import (
+    Damaged,
+    RunFolder,
+    config_text,
+    kept_snapshots,
+    snapshot_of,
+    snapshot_path,
+)
 from lsexp.runs.tensors import unpacked
 from lsexp.text import plural, say, table
 from lsexp.training.snapshots import snapshot_steps
@@ -236,8 +243,7 @@ def _planned(path: Path, typed: list[str]) -> Plan:
 
 def _snapshots(path: Path, plan: Plan) -> int:
     """How many snapshots the run has, by the names of its files: some are asked for later."""
-    names = (file.stem.removeprefix("step-") for file in path.glob("snapshots/step-*.safetensors"))
-    there = {int(name) for name in names if name.isdecimal()}
+    there = kept_snapshots(path).keys()
     steps, count = plan.config.train.steps, plan.config.artifacts.snapshots
     counts = (count, *range(2, MOST_SNAPSHOTS + 1))
     return next((one for one in counts if there <= {*snapshot_steps(steps, one)}), count)

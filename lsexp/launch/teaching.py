@@ -19,7 +19,7 @@ from lsexp.measure import Network, Viewed, Views, measure
 from lsexp.models import build_model
 from lsexp.runs.catalog import Entry, read_run, read_runs
 from lsexp.runs.identity import digest
-from lsexp.runs.store import RunFolder, runs_folder
+from lsexp.runs.store import RunFolder, kept_snapshots, runs_folder
 from lsexp.text import user_path
 from lsexp.training import teacher
 from lsexp.training.hardware import prepare, seconds_of
@@ -108,8 +108,7 @@ def find_teacher(config: TrainConfig) -> Teaching:
 
 
 def _no_snapshot(path: Path, step: int) -> UserError:
-    names = (one.stem.removeprefix("step-") for one in path.glob("snapshots/step-*.safetensors"))
-    steps = sorted(int(name) for name in names if name.isdecimal())
+    steps = kept_snapshots(path)
     have = f"it has those of {', '.join(map(str, steps))}" if steps else "it has none"
     return UserError(
         f"loss.teacher_step={step}: {path.name} has no such snapshot; {have}; "

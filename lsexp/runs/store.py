@@ -339,6 +339,13 @@ def snapshot_path(folder: Path, step: int) -> Path:
     return folder / "snapshots" / f"step-{step}.safetensors"
 
 
+def kept_snapshots(folder: Path) -> dict[int, Path]:
+    """Those that are there in a run folder, or in an attempt's, by their steps, in order."""
+    names = {one: one.stem.removeprefix("step-") for one in folder.glob("snapshots/step-*")}
+    steps = {int(name): one for one, name in names.items() if name.isdecimal()}
+    return {step: one for step, one in sorted(steps.items()) if one == snapshot_path(folder, step)}
+
+
 def aside_of(folder: Path, count: int) -> Path:
     """Where a finished run is trained once more for `count` snapshots; gone when they are there."""
     return folder.parent / ".aside" / str(count) / folder.name
