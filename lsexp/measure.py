@@ -1,7 +1,8 @@
 """Forward passes over finished runs: logits and features of a split, and the head.
 
 What is measured stays beside the run, in `<run>/measured/`, under a name made of what was asked
-and of the weights that it was asked of. Such a file may be deleted; it comes back.
+and of the weights that it was asked of. Such a file may be deleted; it comes back. So do the
+outputs of a run, from its weights.
 Also reads what others have measured, as a file of logits.
 Nothing trains here. torch and the data are needed for what is not there yet only.
 Shape letters: N examples, D features, K classes.
@@ -14,16 +15,18 @@ import json
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lsexp.analysis.calibration import scores
 from lsexp.config import CustomConfig, DataConfig, TrainConfig, revived
 from lsexp.errors import UserError
 from lsexp.files import clear, replace_file, sha256_of
 from lsexp.runs.catalog import load_outputs
-from lsexp.runs.store import Damaged, RunFolder, snapshot_of
+from lsexp.runs.store import Damaged, RunFolder, sealed, snapshot_of
 from lsexp.runs.tensors import packed, unpacked
 from lsexp.text import plural, say, size
 
@@ -38,6 +41,10 @@ DRAWS_SEED = -1
 """Of augmented draws; no run has it."""
 CHECKED = 100
 """Recorded logits that a network read back must give before it is asked anything."""
+OUTPUTS = "outputs.safetensors"
+ALIKE = 1e-3
+"""How far scores (of 1, or relative to a larger one) may move between kinds of hardware: an image
+or two between two classes, not another network."""
 
 
 class Measurement(NamedTuple):
@@ -212,6 +219,63 @@ def measure(
     return Answers(files, kept)
 
 
+def evaluate_again(path: Path, data_dir: str | None = None) -> None:
+    """Make outputs.safetensors of a finished run again, from its weights.
+
+    Where it was trained, the file is what it was. Other hardware may move last bits of logits:
+    metrics.json then takes their scores and the checksum, and its provenance says so.
+
+    Args:
+        data_dir: as in `measure`.
+
+    Raises:
+        UserError: other files of the run are damaged, its data are not there, or its weights do
+            not have the scores that it was finished with.
+    """
+    from safetensors.numpy import save
+
+    from lsexp.training.hardware import environment
+
+    folder = RunFolder(path)
+    metrics = folder.verified_metrics({*folder.metrics()["checksums"]} - {OUTPUTS})
+    say(f"evaluating {path.name} again")
+    network = Network(path, metrics, data_dir, metrics["config"]["threads"], recorded=False)
+    arrays = {"train.indices": network.outputs["train.indices"]}
+    then, now = {}, {}
+    for split in ("val", "test"):
+        if metrics[split] is not None:
+            seen = network.whole(Outputs(split))
+            then[split], now[split] = metrics[split], scores(seen.logits_NK, seen.labels_N)
+            arrays[f"{split}.logits"] = seen.logits_NK
+            arrays[f"{split}.labels"] = seen.labels_N
+            arrays[f"{split}.indices"] = seen.indices_N
+    for split, name in product(now, ("accuracy", "nll")):
+        was, found = then[split][name], now[split][name]
+        if not abs(found - was) <= ALIKE * max(1.0, was):
+            raise UserError(
+                f"{path}: its weights give a {split} {name} of {found:.6g} here, it was finished "
+                f"with {was:.6g}; `lsexp runs rm {path.name}`, and it can be trained again",
+                exit_code=1,
+            )
+    file = save(arrays)
+    replace_file(path / OUTPUTS, file)
+    checksum = hashlib.sha256(file).hexdigest()
+    if checksum == metrics["checksums"][OUTPUTS]:
+        return
+    best = metrics["best_val"]
+    if best is not None and best["step"] == metrics["steps"]:
+        best = {**best, **now}
+    here = environment(network.device, "fp32")._asdict()
+    again = {
+        **metrics,
+        **now,
+        "best_val": best,
+        "checksums": {**metrics["checksums"], OUTPUTS: checksum},
+        "provenance": {**metrics["provenance"], "evaluated_again": here},
+    }
+    replace_file(path / "metrics.json", json.dumps(sealed(again), indent=1, allow_nan=False))
+
+
 def _told(seconds: dict[int | None, float]) -> str:
     """What a snapshot cost, and what the end.
 
@@ -335,7 +399,11 @@ def _checked_pair(
 
 
 class Network:
-    """A run's network and data, ready to be asked; `measure` keeps the answers."""
+    """A run's network and data, ready to be asked; `measure` keeps the answers.
+
+    Args:
+        recorded: the run's outputs are there, and its network is compared with them.
+    """
 
     def __init__(
         self,
@@ -343,6 +411,8 @@ class Network:
         metrics: dict[str, Any],
         data_dir: str | None = None,
         threads: int | None = None,
+        *,
+        recorded: bool = True,
     ):
         from lsexp.data import load
         from lsexp.data.batches import Images, Preprocess
@@ -364,7 +434,7 @@ class Network:
         self.last: tuple[int | None, nn.Module] | None = None
         self.device = resolve_device("auto")
         prepare(self.device, threads or default_threads())
-        self.outputs = load_outputs(path)
+        self.outputs = load_outputs(path) if recorded else self._drawn()
         arrays = self.dataset.arrays
         train = Images.on(
             self.device, arrays.train_images, arrays.train_labels, self.outputs["train.indices"]
@@ -372,6 +442,15 @@ class Network:
         self.preprocess = Preprocess.fit(
             self.config.data.normalize, train, self.config.augment.crop
         )
+
+    def _drawn(self) -> dict[str, np.ndarray]:
+        """Which images are of which split, as they were drawn when the run was planned."""
+        from lsexp.data import draw_splits
+
+        splits = draw_splits(self.dataset, self.config.data)
+        test = np.arange(len(self.dataset.arrays.test_labels))
+        of_splits = {"train": splits.train, "val": splits.val, "test": test}
+        return {f"{name}.indices": one for name, one in of_splits.items() if len(one)}
 
     def _check_source(self, metrics: dict[str, Any]) -> None:
         from lsexp.models.foreign import source_digest
@@ -426,7 +505,7 @@ class Network:
         except Exception as error:  # safetensors' own kinds, or another network's
             raise Damaged(weights, f"damaged ({error})", self.path.name) from error
         model = model.to(self.device)
-        if step is None:
+        if step is None and "test.logits" in self.outputs:
             some = np.arange(min(len(self.outputs["test.labels"]), CHECKED))
             logits, _ = self._outputs(model, "test", self.outputs["test.indices"][some])
             self._compare(logits, self.outputs["test.logits"][some])

@@ -1,9 +1,9 @@
 """`lsexp runs repair`: what of finished runs is damaged, and making it again.
 
 The files of a finished run have checksums in metrics.json, which has one of itself; snapshots and
-measurements have their own. A run whose weights, outputs, history or metrics are damaged is trained
-again in its place, with the config that it was trained by; on the same kind of machine it ends in
-the same weights.
+measurements have their own. Outputs alone are evaluated again from the weights. A run whose
+weights, history or metrics are damaged is trained again in its place, with the config that it was
+trained by; on the same kind of machine it ends in the same weights.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lsexp.errors import NOT_OURS, UserError
 from lsexp.files import remove, replace_file
 from lsexp.launch import local
 from lsexp.launch.plan import Plan, plan
+from lsexp.measure import OUTPUTS, evaluate_again
 from lsexp.runs import command
 from lsexp.runs.catalog import Entry, read_run, read_runs
 from lsexp.runs.identity import Science, digest
@@ -54,11 +55,19 @@ class Damage:
     measured: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
 
+    def outputs_alone(self) -> bool:
+        """Whether the weights, and what tells of them, are whole."""
+        return set(self.results) == {OUTPUTS}
+
+    def trains(self) -> bool:
+        """Whether the run itself is to be trained again."""
+        return bool(self.results) and not self.outputs_alone()
+
     def rows(self) -> list[list[str]]:
         """Run, file, what is wrong, what mends it."""
         kinds = [
-            (self.results, "made again"),
-            (self.snapshots, "trained again aside" if not self.results else "made again"),
+            (self.results, "evaluated again" if self.outputs_alone() else "made again"),
+            (self.snapshots, "made again" if self.trains() else "trained again aside"),
             (self.measured, "removed, and measured again when it is asked for"),
             (self.others, "removed; the command that made the run makes it again"),
         ]
@@ -81,7 +90,7 @@ def run(words: list[str]) -> int:
     print(table([["run", "file", "is", "to be"], *rows], left=4))
     if "--dry-run" in flags:
         return 1
-    again = [damage for damage in found if damage.results or damage.snapshots]
+    again = [damage for damage in found if damage.trains() or damage.snapshots]
     if again and "--yes" not in flags:
         question = f"train {plural(len(again), 'run')} again?"
         if not sys.stdin.isatty():
@@ -165,13 +174,13 @@ def _of_snapshots(path: Path, identity: Science, metrics: dict[str, Any]) -> dic
 
 
 def mend(damage: Damage, typed: list[str]) -> None:
-    """Remove what is damaged and train again what does not come back by itself.
+    """Remove what is damaged and make again what does not come back by itself.
 
     Args:
         typed: the command, for the record.
 
     Raises:
-        UserError: it cannot be trained again here, or its training failed or was stopped.
+        UserError: it cannot be made again here, or its training failed or was stopped.
     """
     path = damage.entry.path
     if "config.yaml" in damage.others:
@@ -180,14 +189,17 @@ def mend(damage: Damage, typed: list[str]) -> None:
             f"it again; `lsexp runs rm {path.name}` removes the run",
             exit_code=1,
         )
-    again = _planned(path, typed) if damage.results or damage.snapshots else None
+    again = _planned(path, typed) if damage.trains() or damage.snapshots else None
     snapshots = _snapshots(path, again) if again else 0
     for name in (*damage.measured, *damage.others, *damage.snapshots):
         _away(path / name)
+    if damage.outputs_alone():
+        _away(path / OUTPUTS)
+        evaluate_again(path)
     if again is None:
         return
     before = None
-    if damage.results:
+    if damage.trains():
         with contextlib.suppress(Damaged, FileNotFoundError):
             before = RunFolder(path).metrics()["checksums"]["model.safetensors"]
         # First, so that one of the two tells at any time what the run is.

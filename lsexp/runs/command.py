@@ -22,7 +22,8 @@ lsexp runs [show|rm|repair] [NAME ...] [key=value ...]: what has been trained
   lsexp runs --json                          for programs
   lsexp runs show 9380ae                     everything about one; the beginning of its name or hex
   lsexp runs rm NAME ... [key=value ...]     remove them; asks, or --yes
-  lsexp runs repair [NAME ...] [key=value ...]   look into every file, train damaged runs again;
+  lsexp runs repair [NAME ...] [key=value ...]   look into every file; outputs come again from
+                                             the weights, other damaged runs are trained again;
                                              asks, or --yes; --dry-run only tells (exit code 1)
 
   runs_dir=FOLDER or LSEXP_RUNS_DIR          where they are (default: runs)

@@ -13,8 +13,10 @@ from faults.harness import MANY, TIMES, runs, same
 from support import TINY
 
 from lsexp import load_outputs, load_runs
+from lsexp.analysis.calibration import scores
 from lsexp.cli import main
 from lsexp.errors import UserError
+from lsexp.runs.store import RunFolder, sealed
 from lsexp.runs.tensors import unpacked
 from lsexp.sweep import manifest
 
@@ -220,3 +222,54 @@ def same_but_measured(run, before):
     shutil.rmtree(again / "measured")
     same(run, again)
     shutil.rmtree(again.parent)
+
+
+def _without_outputs(tmp_path, monkeypatch, changed=lambda metrics: metrics):
+    """A finished run without its outputs, and what its files were; also where metrics.json tells of
+    outputs that other hardware made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", None)  # nobody to ask, and no reason to
+    assert main(["train", *TINY, "train.steps=60"]) == 0
+    [run] = runs(tmp_path)
+    metrics = changed(json.loads((run / "metrics.json").read_text()))
+    (run / "metrics.json").write_text(json.dumps(sealed(metrics), indent=1))
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    (run / "outputs.safetensors").unlink()
+    return run, before
+
+
+def test_outputs_come_back_from_the_weights_without_training(tmp_path, monkeypatch):
+    run, before = _without_outputs(tmp_path, monkeypatch)
+    assert main(["runs", "repair"]) == 0
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_outputs_of_other_hardware_are_replaced_and_told(tmp_path, monkeypatch):
+    def elsewhere(metrics):
+        moved = {**metrics["test"], "nll": metrics["test"]["nll"] * (1 + 1e-6)}
+        checksums = {**metrics["checksums"], "outputs.safetensors": "0" * 64}
+        return {**metrics, "test": moved, "checksums": checksums}
+
+    run, before = _without_outputs(tmp_path, monkeypatch, elsewhere)
+    assert main(["runs", "repair"]) == 0
+    metrics = RunFolder(run).verified_metrics()
+    was = json.loads(before.pop("metrics.json"))
+    outputs = load_outputs(run)
+    true = scores(outputs["test.logits"], outputs["test.labels"])
+    assert metrics["test"] == true != was["test"]
+    assert metrics["best_val"]["test"] == was["best_val"]["test"]
+    assert metrics["provenance"].pop("evaluated_again")["device"] == "cpu"
+    assert metrics["provenance"] == was["provenance"]
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_weights_that_do_not_have_the_recorded_scores_are_told(tmp_path, monkeypatch, capsys):
+    def other(metrics):
+        wrong = {**metrics["test"], "nll": metrics["test"]["nll"] + 0.01}
+        return {**metrics, "test": wrong}
+
+    run, before = _without_outputs(tmp_path, monkeypatch, other)
+    assert main(["runs", "repair"]) == 1
+    assert "its weights give a test nll of" in capsys.readouterr().err
+    del before["outputs.safetensors"]
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
