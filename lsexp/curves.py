@@ -34,7 +34,7 @@ lsexp plot curves [NAME ...] [key=value ...]: loss and accuracy over training
 
 # Column of history.csv, factor, label of the axis.
 PANELS = (
-    ("train_loss", 1.0, "train loss (nats)\nsmoothed cross-entropy"),
+    ("train_loss", 1.0, "training loss\nas the runs' loss says"),
     ("val_nll", 1.0, "val NLL (nats)\nhard labels"),
     ("val_accuracy", 100.0, "val accuracy (%)"),
 )

@@ -377,7 +377,7 @@ def decide(
     elif found.low is None:
         because = "the values are all alike: no interval"
     elif said == "inconclusive":
-        because = "the interval is too wide"
+        because = "the interval reaches to both sides"
     over = "" if found.low is None else found.over
     return Finding(claim, *found[:4], paper, said, because, over)
 

@@ -180,13 +180,12 @@ def _draw_temperatures(results: Sequence[Result]) -> Figure:
     for axes, result in zip(axes_RC, results, strict=True):
         rows = result.tables["temperatures"]
         split = rows[0]["split"]
-        found = {
-            (_name(row), row["metric"]): row["value"]
+        fitted = {
+            _name(row): row["value"]
             for row in result.tables["calibration"]
             if row["source"] == "ours"
             and row["temperature"] == "fitted"
-            and row["split"] in (split, "val")
-            and (row["split"] == split or row["metric"] == "temperature")
+            and (row["split"], row["metric"]) == ("val", "temperature")
         }
         for axis, metric, label in zip(
             axes, ("nll", "ece"), (f"{split} NLL (nats)", f"{split} ECE"), strict=True
@@ -197,16 +196,16 @@ def _draw_temperatures(results: Sequence[Result]) -> Figure:
                 at_T, mean_T = _mean_curve(here, "temperature", metric)
                 top = max(top, float(mean_T.max()))
                 style = series_style(number)
-                best = found.get((name, "temperature"))
+                best = fitted.get(name)
                 title = plain(name) + ("" if best is None else f", T = {best:.2f}")
                 axis.plot(at_T, np.maximum(mean_T, LEAST), label=title, **style)
                 if best is not None and at_T[0] <= best <= at_T[-1]:
-                    dot = max(found[name, metric], LEAST)
+                    dot = np.interp(np.log(best), np.log(at_T), np.maximum(mean_T, LEAST))
                     axis.plot(best, dot, "o", color=style["color"], markersize=5)
             axis.axvline(1, color="0.5", linewidth=0.8)
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:g}")
-            axis.set_xlabel("temperature (dots: fitted on val)")
+            axis.set_xlabel("temperature (dots: mean of those fitted on val)")
             axis.set_ylabel(label)
             if top > LEAST:
                 logarithmic(axis)

@@ -143,6 +143,7 @@ class Config:
 
 
 END = "at the end of training"
+OVER_SETS = "mean over the sets of images and draws"
 SMALL = Claim(
     "small-at-first",
     "before training the estimate is small: under log 2, what the class alone would give",
@@ -170,13 +171,13 @@ FALLS = Claim(
     "below",
     margin=0.1,
     unit="nats",
-    gate=GATE,
+    gate=f"{GATE}, and at eps 0.1 it rose by more than 0.1 nats",
 )
 LOWER = Claim(
     "smoothed-ends-lower",
     "smoothing by 0.1 ends with less information than hard labels",
     "Figure 6",
-    f"estimate {END} at eps 0.1 minus at eps 0, paired by seed",
+    f"estimate {END} at eps 0.1 minus at eps 0, {OVER_SETS}, paired by seed",
     "below",
     unit="nats",
     gate=GATE,
@@ -186,7 +187,7 @@ ABOVE = Claim(
     "both keep the class: the estimates stay above log 2, less a bias of 0.05 (of noise alike in "
     "all images)",
     "Figure 6",
-    f"the lower of the estimates {END} at eps 0 and 0.1, minus (log 2 - 0.05)",
+    f"the lower of the estimates {END} at eps 0 and 0.1, {OVER_SETS}, minus (log 2 - 0.05)",
     "above",
     unit="nats",
     gate=GATE,
@@ -194,7 +195,12 @@ ABOVE = Claim(
 CLAIMS = (SMALL, RISES, FALLS, LOWER, ABOVE, students.MISSED)
 """Declared before any run; judged with the default classes and estimator, and the first five only
 where `CHECKS` agree. Gate of all but the first two: hard runs have learnt their training images
-(`learnt`); of the last, more (there)."""
+(`learnt`); of the third and the last, more (there). Until 28 November 2026 the fourth and the fifth
+were of the first set of images alone.
+
+The paper says more than the first and the fifth do, whose other sides are not tested: "very small"
+at first, and at last "slightly above" log 2, which networks that keep twice that do not contradict
+here."""
 PARTNER, NEEDED = "student", "students=true"
 
 
@@ -226,14 +232,14 @@ def check(study: Config, data: str, classes: Sequence[str], planned: TrainConfig
     config = {name: value for name, _, value in walk(planned)}
     if augmented(config):
         return
-    if not (planned.augment.brightness or planned.augment.contrast):
+    if not planned.augment.brightness:
         raise UserError(
             "augment: information needs images that are seen in many ways, and this recipe does "
             "not augment; e.g. augment.shift=1"
         )
     raise UserError(
-        "data.normalize=image: takes back what augment.brightness and augment.contrast do, and "
-        "information needs images that are seen in many ways; e.g. augment.shift=1"
+        "data.normalize=image: takes back what augment.brightness does, and information needs "
+        "images that are seen in many ways; e.g. augment.shift=1"
     )
 
 
@@ -277,9 +283,11 @@ def of_the_end(one: Trained, draws: Draws) -> Information:
 
 def augmented(config: Mapping[str, Any]) -> bool:
     """Whether training with this flat config saw images in many ways."""
-    shapes = any(config.get(f"augment.{name}") for name in ("shift", "crop", "flip"))
-    colours = any(config.get(f"augment.{name}") for name in ("brightness", "contrast"))
-    return shapes or (colours and config.get("data.normalize") != "image")
+    # Contrast is about the mean of each channel: standardising the image takes it back of grey
+    # ones alone, which are noticed when they are measured (`LookAlike`).
+    ways = any(config.get(f"augment.{name}") for name in ("shift", "crop", "flip", "contrast"))
+    brighter = bool(config.get("augment.brightness"))
+    return ways or (brighter and config.get("data.normalize") != "image")
 
 
 def _draws(study: Config, chosen: Chosen, step: int | None, subset: int = 0) -> Draws:
@@ -553,6 +561,12 @@ def _by_seed(eps: Sequence[float], curves: Sequence[Curve], metric: str) -> list
     return [np.array([one[seed].values[metric] for seed in seeds]) for one in by_seed]
 
 
+def _ends_by_seed(eps: Sequence[float], curves: Sequence[Curve]) -> list[np.ndarray]:
+    """[seeds] of each of these eps, as `_by_seed`: the end, over all sets of images and draws."""
+    ends = [replace(one, values={"end": np.atleast_1d(one.end_BR.mean())}) for one in curves]
+    return [values_S1[:, 0] for values_S1 in _by_seed(eps, ends, "end")]
+
+
 def _compared(claim: Claim, curves: Sequence[Curve], metric: str) -> Interval | str:
     """Our estimate for a claim, or why there is none."""
     by_eps = _by_eps(curves)
@@ -570,11 +584,13 @@ def _compared(claim: Claim, curves: Sequence[Curve], metric: str) -> Interval | 
         values_S = sign * (_at_the_top(first_SI) - first_SI[:, place])
     elif claim is SMALL:
         values_S = first_SI[:, 0] - np.log(2)
-    elif claim is LOWER:
-        values_S = others[0][:, -1] - first_SI[:, -1]
     else:
-        lowest_S = np.min([curve_SI[:, -1] for curve_SI in (first_SI, *others)], axis=0)
-        values_S = lowest_S - (np.log(2) - BIAS)
+        ends = [curve_SI[:, -1] for curve_SI in (first_SI, *others)]
+        if metric == "information":  # the others are estimated from the first set alone
+            ends = _ends_by_seed(needed, curves)
+        values_S = ends[1] - ends[0]
+        if claim is ABOVE:
+            values_S = np.min(ends, axis=0) - (np.log(2) - BIAS)
     return over_seeds(values_S) if np.isfinite(values_S).all() else f"{metric} is not known"
 
 

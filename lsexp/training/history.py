@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, fields
 class EpochRow:
     """A row, written where a pass over the training images ends, and at the end.
 
-    epoch: passes made; lr: rate of the last update; train_loss: mean smoothed cross-entropy in
-    nats (before loss.scale) and train_accuracy over the row's batches, augmented, while training;
+    epoch: passes made; lr: rate of the last update; train_loss: mean of the run's loss before
+    loss.scale (smoothed cross-entropy in nats, or what matches a teacher) and train_accuracy over
+    the row's batches, augmented, while training;
     val_*: on val, None without one and between evaluations (train.evals); seconds: of training so
     far, evaluation included.
     """

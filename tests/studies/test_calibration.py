@@ -1,5 +1,6 @@
 """The study of calibration on made-up logits: table, gates, findings, files, figures."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,14 @@ def finding(result, claim):
 OVERCONFIDENT = {0.0: 2.0, 0.05: 1.0, 0.1: 0.7}
 
 
+@cache
+def overconfident():
+    """What is found of these, three seeds; not to be changed."""
+    return analyzed(made(OVERCONFIDENT))
+
+
 def test_temperatures_are_those_that_were_put_in():
-    result = analyzed(made(OVERCONFIDENT))
+    result = overconfident()
     for eps, temperature in OVERCONFIDENT.items():
         row = value(result, "temperature", eps=eps, split="val", temperature="fitted")
         assert row["value"] == pytest.approx(temperature, rel=0.05)
@@ -238,7 +245,7 @@ def test_the_papers_row_comes_first_then_the_reproductions():
 
 
 def test_differences_are_to_hard_networks_as_they_are_and_at_their_temperature():
-    result = analyzed(made(OVERCONFIDENT))
+    result = overconfident()
     rows = {
         (row["eps"], row["temperature"], row["minus"]): row
         for row in result.tables["differences"]
@@ -274,15 +281,31 @@ def test_overconfidence_is_over_seeds_and_images():
     assert found.high - found.low > 2 * (seeds.high - seeds.low)
 
 
+def test_the_temperature_of_smoothed_networks_is_judged_over_images_too():
+    """Seeds fitted on the same images of val: what other images would give is as in other draws."""
+    alike = [
+        Made({"eps": eps, "seed": seed}, logits_of(1.0, seed=1), logits_of(1.0, seed=2))
+        for seed in range(3)
+        for eps in (0.0, 0.05)
+    ]
+    found = finding(analyzed(alike), calibration.NO_TEMPERATURE)
+    others = [
+        fit_temperature(*logits_of(1.0, seed=seed, examples=1000)).value for seed in range(30)
+    ]
+    assert found.over == "both"
+    half = (found.high - found.low) / 2
+    assert half == pytest.approx(2 * np.std(others, ddof=1), rel=0.5)
+
+
 def test_debiased_ece_has_its_interval_over_both():
-    result = analyzed(made(OVERCONFIDENT))
+    result = overconfident()
     row = value(result, "ece_debiased", interval="both")
     assert row["low"] < row["value"] < row["high"]
     assert row["value"] == pytest.approx(value(result, "ece_debiased")["value"])
 
 
 def test_tables_are_whole():
-    result = analyzed(made(OVERCONFIDENT))
+    result = overconfident()
     bins = [row for row in result.tables["reliability"] if row["split"] == "test"]
     assert len(bins) == 9 * 2 * 15
     assert sum(row["n"] for row in bins) == 9 * 2 * 2000
@@ -310,7 +333,7 @@ def drawn(*results, **keys):
 
 
 def test_figures_show_hard_scaled_and_smoothed():
-    figures = drawn(analyzed(made(OVERCONFIDENT)))
+    figures = drawn(overconfident())
     assert list(figures) == ["calibration", "temperatures", "risk_coverage"]
     titles = [axis.get_title().partition("\n")[0] for axis in figures["calibration"].axes[:3]]
     assert titles == ["eps 0", "eps 0, at T = 1.97", "eps 0.05"]  # 2 was put in
@@ -324,6 +347,10 @@ def test_figures_show_hard_scaled_and_smoothed():
         "accuracy, seeds pooled",
     ]
     assert sum(bar.get_height() for bar in counts.patches) == pytest.approx(1)
+    curve, dot = figures["temperatures"].axes[0].lines[:2]
+    [at], [height] = dot.get_data()
+    assert at == pytest.approx(1.97, abs=0.01)
+    assert height == pytest.approx(np.interp(at, *curve.get_data()), rel=1e-3)
     risk = figures["risk_coverage"].axes
     assert risk[0].get_ylim() == risk[1].get_ylim()
 

@@ -156,14 +156,14 @@ def trained(run, accuracy, val=None):
     return Trained(run.keys, entry, measured)
 
 
-def accuracy_of(keys, *, hard=0.05, smoothed=-0.02):
+def accuracy_of(keys, *, hard=0.05, cold=0.02, smoothed=-0.02):
     base = 0.8 + 0.001 * keys["seed"]
     if keys["role"] == "teacher":
         return base + 0.1
     if keys["role"] == "baseline":
         return base + 0.003 * ((keys["seed"] * 7 + int(10 * keys["eps"])) % 3)
     if keys["eps"] == 0:
-        return base + (hard if keys["temperature"] == 4 else 0.01)
+        return base + (hard if keys["temperature"] == 4 else cold)
     return base + smoothed + 0.002 * ((keys["seed"] * 5) % 3)
 
 
@@ -173,8 +173,11 @@ def networks(study=STUDY, **keys):
 
 def test_the_claims_as_the_paper_has_them():
     result = distillation.analyze(STUDY, networks(), "mine")
-    assert [found.verdict for found in result.findings] == ["supported"] * 3
-    helps, baseline, against = result.findings
+    assert [found.verdict for found in result.findings] == ["supported"] * 5
+    helps, always, baseline, no_better, against = result.findings
+    assert helps.value == pytest.approx(always.value + 0.03)
+    assert no_better.value == pytest.approx(baseline.value - 0.0025)
+    assert {found.claim.where for found in result.findings} == {"Figure 5"}
     assert helps.claim.disputed_by == ""
     assert "Chandrasegaran" in baseline.claim.disputed_by
     assert "Shen" in against.claim.disputed_by
@@ -183,8 +186,56 @@ def test_the_claims_as_the_paper_has_them():
 
 
 def test_the_claims_as_others_have_them():
-    result = distillation.analyze(STUDY, networks(hard=-0.03, smoothed=0.04), "mine")
-    assert [found.verdict for found in result.findings[1:]] == ["contradicted"] * 2
+    result = distillation.analyze(STUDY, networks(cold=-0.03, smoothed=0.06), "mine")
+    verdicts = {found.claim.name: found.verdict for found in result.findings}
+    assert verdicts == {
+        "hard-teachers-help": "supported",
+        "hard-teachers-help-always": "contradicted",
+        "smoothed-teachers-do-not-help": "contradicted",
+        "smoothed-teachers-no-better": "contradicted",
+        "smoothed-teachers-teach-worse": "contradicted",
+    }
+
+
+def test_equal_to_smoothed_labels_is_no_better_and_not_worse():
+    """Students of smoothed teachers as good as without them, to a tenth of a point."""
+    runs = asked(STUDY)
+    found = [trained(run, 0.8 if run.keys["eps"] else accuracy_of(run.keys)) for run in runs]
+    for one in found:
+        if one.keys["role"] == "student" and one.keys["eps"]:
+            one.entry.metrics["test"]["accuracy"] += 0.001 * (one.keys["seed"] - 1)
+    findings = {one.claim.name: one for one in distillation.analyze(STUDY, found, "mine").findings}
+    worse, no_better = (
+        findings[f"smoothed-teachers-{name}"] for name in ("do-not-help", "no-better")
+    )
+    assert worse.value == pytest.approx(0)
+    assert (worse.verdict, no_better.verdict) == ("inconclusive", "supported")
+
+
+def test_another_loss_than_the_papers_is_told_in_the_place():
+    runs = networks()
+    for one in runs:
+        if one.keys["temperature"] == 4:
+            one.entry.config |= {"loss.student_temperature": "tied", "loss.t_squared": True}
+    result = distillation.analyze(STUDY, runs, "mine")
+    assert {found.claim.where for found in result.findings} == {
+        "Figure 5, with another loss: loss.student_temperature=tied, loss.t_squared=true"
+    }
+
+
+def test_gamma_counts_the_teachers_share_of_the_loss():
+    def gammas(**loss):
+        runs = networks()
+        for one in runs:
+            if one.keys["role"] == "student":
+                one.entry.config |= {f"loss.{name}": value for name, value in loss.items()}
+        rows = distillation.analyze(STUDY, runs, "mine").tables["distillation"]
+        return {(row["role"], row["eps"]): row["gamma"] for row in rows if row["eps"] == 0.1}
+
+    whole, shared = gammas(match="cross_entropy"), gammas(match="cross_entropy", beta=0.6)
+    assert shared["student", 0.1] == pytest.approx(0.6 * whole["student", 0.1])
+    assert shared["teacher", 0.1] == whole["teacher", 0.1]
+    assert gammas(match="logits", beta=0.6) == whole
 
 
 def test_the_temperature_is_chosen_on_val_and_told_on_test():
@@ -197,7 +248,7 @@ def test_the_temperature_is_chosen_on_val_and_told_on_test():
     result = distillation.analyze(STUDY, found, "mine")
     assert next(line for line in result.summary if line[0] == "student (best T)")[2] == "1"
     assert result.findings[0].value == pytest.approx(
-        np.mean([0.01 - 0.003 * ((7 * seed) % 3) for seed in range(3)])
+        np.mean([0.02 - 0.003 * ((7 * seed) % 3) for seed in range(3)])
     )
 
 
@@ -278,11 +329,9 @@ def test_what_is_missing_is_left_out():
             one.entry.status = "failed"
     result = distillation.analyze(STUDY, some, "mine")
     because = [found.because for found in result.findings]
-    assert because[:2] == [
-        "needs baseline students at eps 0",
-        "none is finished of: no teacher, eps 0.1; no teacher, eps 0.2",
-    ]
-    assert result.findings[2].verdict == "supported"
+    no_baseline = "none is finished of: no teacher, eps 0.1; no teacher, eps 0.2"
+    assert because[:4] == ["needs baseline students at eps 0"] * 2 + [no_baseline] * 2
+    assert result.findings[4].verdict == "supported"
     distillation.draw(STUDY, [result])["distillation"].draw_without_rendering()
 
 
@@ -298,11 +347,11 @@ def test_nothing_is_chosen_from_fewer_than_were_asked_for():
     some = failed(networks(), role="student", temperature=4.0)
     because = [found.because for found in distillation.analyze(STUDY, some, "mine").findings]
     lacking = "none is finished of: student, eps 0, T 4"
-    assert (because[0], because[2]) == (f"the hard teacher: {lacking}",) * 2
+    assert [because[place] for place in (0, 1, 4)] == [f"the hard teacher: {lacking}"] * 3
     some = failed(networks(), role="student", eps=0.2)
     because = [found.because for found in distillation.analyze(STUDY, some, "mine").findings]
     lacking = "none is finished of: student, eps 0.2, T 1"
-    assert because == ["", lacking, f"smoothed teachers: {lacking}"]
+    assert because == ["", "", lacking, lacking, f"smoothed teachers: {lacking}"]
 
 
 def test_without_hard_teachers_nothing_is_tested():
@@ -355,7 +404,8 @@ def test_the_toy_stands_beside_the_papers_errors():
     assert rows["teacher", 0.0]["value"] == pytest.approx(100 * (1 - 0.901))
     assert result.findings[0].n == 3  # the only temperature needs no val
     paper = [(found.claim.where, found.paper) for found in result.findings]
-    assert paper == [("Figure 5", None)] * 2 + [("section 4", pytest.approx(-0.0017))]
+    elsewhere = ("Figure 5, with another loss: loss.match=logits", None)
+    assert paper == [elsewhere] * 4 + [("section 4", pytest.approx(-0.0017))]
     assert any(line.startswith("MNIST toy, student") for line in result.notes)
     assert any(line.startswith("students that match logits have a rate") for line in result.notes)
 

@@ -102,7 +102,7 @@ def test_images_must_be_augmented(augment):
     planned = replace(planned, augment=AugmentConfig(**augment))
     information.check(Config(), "mine", NAMES, planned)
     planned = replace(planned, data=replace(planned.data, normalize="image"))
-    if "brightness" in augment or "contrast" in augment:
+    if "brightness" in augment:
         with pytest.raises(UserError, match=r"data\.normalize=image: takes back"):
             information.check(Config(), "mine", NAMES, planned)
     else:
@@ -218,6 +218,24 @@ def test_estimators_that_disagree_decide_nothing():
     assert above.high < 0
     assert above.verdict == "inconclusive"
     assert above.because.startswith("estimators disagree: by a noise of each image's own +")
+
+
+def test_the_ends_are_compared_over_all_sets_of_images():
+    trained = [
+        finished(eps, seed, network(spreads, seed=10 * seed, parts=3))
+        for seed in range(3)
+        for eps, spreads in ((0.0, HARD), (0.1, SMOOTHED))
+    ]
+    result = analyzed(trained)
+    ends = {}
+    for row in result.tables["curves"]:
+        if row["metric"] == "information" and row["step"] == STEPS:
+            ends.setdefault((row["eps"], row["seed"]), []).append(row["value"])
+    assert {len(sets) for sets in ends.values()} == {9}
+    apart = [np.mean(ends[0.1, seed]) - np.mean(ends[0.0, seed]) for seed in range(3)]
+    above = [np.mean(ends[0.1, seed]) - np.log(2) + 0.05 for seed in range(3)]
+    assert result.findings[3].value == pytest.approx(np.mean(apart))
+    assert result.findings[4].value == pytest.approx(np.mean(above))
 
 
 def test_hard_networks_that_have_not_learnt_close_the_gate_of_the_end():
