@@ -121,7 +121,6 @@ SHELLS = {
     ("line", "completed"),
     [
         ("lsexp tra\trec\tmnist_m\t", "lsexp train recipe=mnist_mlp"),
-        ("lsexp train loss.sp\to\t", "lsexp train loss.spread=others"),
         ("lsexp train bud\tsm\t --dry\t", "lsexp train budget=smoke --dry-run"),
     ],
 )

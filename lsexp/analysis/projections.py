@@ -100,7 +100,7 @@ def project(plane: Plane, points_NE: np.ndarray) -> np.ndarray:
     return coordinates_N2
 
 
-def tsne(features_ND: np.ndarray, seed: int = 0) -> np.ndarray:
+def tsne(features_ND: np.ndarray) -> np.ndarray:
     """t-SNE of features (van der Maaten and Hinton 2008), float64 [N, 2]; scikit-learn's.
 
     Distances in it mean little and its scale nothing: no number is taken from it.
@@ -119,7 +119,7 @@ def tsne(features_ND: np.ndarray, seed: int = 0) -> np.ndarray:
         features_ND = features_ND / largest
     perplexity = min(30.0, (len(features_ND) - 1) / 3)
     init = "pca" if features_ND.shape[1] > 1 else "random"
-    picture = TSNE(init=init, perplexity=perplexity, random_state=seed)
+    picture = TSNE(init=init, perplexity=perplexity, random_state=0)
     found: np.ndarray = picture.fit_transform(features_ND)
     return found.astype(np.float64)
 

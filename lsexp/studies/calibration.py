@@ -39,7 +39,6 @@ from lsexp.studies import (
     BOTH,
     GATE,
     ONE_SEED,
-    OTHER_SPREAD,
     OVERCONFIDENT,
     Claim,
     Finding,
@@ -52,6 +51,7 @@ from lsexp.studies import (
     interval_row,
     learnt,
     mean_cell,
+    other_spread,
     run_row,
     seeds_cell,
     seeds_key,
@@ -509,8 +509,8 @@ def _findings(
     usual, because = Config(), ""
     if any(getattr(study, name) != getattr(usual, name) for name in VIEW):
         because = f"the claims are of fit=nll, protocol=halves and bins={BINS}"
-    elif config.get("loss.spread", "uniform") != "uniform":
-        because = OTHER_SPREAD
+    elif other_spread(config):
+        because = other_spread(config)
     gates = _gates(done, reports)
     findings = []
     for claim in CLAIMS:

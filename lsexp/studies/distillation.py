@@ -33,7 +33,6 @@ from lsexp.published import (
 from lsexp.studies import (
     GATE,
     ONE_SEED,
-    OTHER_SPREAD,
     Claim,
     Finding,
     Result,
@@ -48,6 +47,7 @@ from lsexp.studies import (
     interval_row,
     learnt,
     mean_cell,
+    other_spread,
     run_row,
     seeds_key,
     title_of,
@@ -547,8 +547,9 @@ def _findings(
         place = CLAIMS.index(SMOOTHED_AGAINST_HARD)
         claims[place] = claims[place]._replace(where="section 4")
         told[claims[place].name] = (toy[0.0] - toy[0.1]) / 100
-    if config.get("loss.spread", "uniform") != "uniform":
-        return [untested(claim, told.get(claim.name), OTHER_SPREAD) for claim in claims]
+    if other_spread(config):
+        because = other_spread(config)
+        return [untested(claim, told.get(claim.name), because) for claim in claims]
     of = {(one.role, one.eps, one.temperature): one for one in points}
     hard_labels = of.get((BASELINE, 0.0, None))
     smoothed = [one for one in points if (one.role, one.temperature) == (STUDENT, 1.0) and one.eps]

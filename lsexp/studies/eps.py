@@ -38,7 +38,6 @@ from lsexp.measure import Question
 from lsexp.published import DEFECTS, PAPER_ACCURACY, REPRODUCTION_ACCURACY, papers
 from lsexp.studies import (
     ONE_SEED,
-    OTHER_SPREAD,
     Claim,
     Finding,
     Result,
@@ -49,6 +48,7 @@ from lsexp.studies import (
     decide,
     eps_key,
     interval_row,
+    other_spread,
     run_row,
     seeds_cell,
     seeds_key,
@@ -312,8 +312,8 @@ def _unchanged(cells: Sequence[Cell], recipe: str, config: dict[str, Any]) -> Fi
     numbers = PAPER_ACCURACY.get(recipe)
     paper = numbers[0.1].value - numbers[0.0].value if numbers else None
 
-    if config.get("loss.spread", "uniform") != "uniform":
-        return untested(UNCHANGED, paper, OTHER_SPREAD)
+    if other_spread(config):
+        return untested(UNCHANGED, paper, other_spread(config))
     if not {0.0, 0.1} <= set(by_eps):
         return untested(UNCHANGED, paper, "needs runs at eps 0 and 0.1")
     hard, smooth = by_eps[0.0], by_eps[0.1]

@@ -28,7 +28,6 @@ from lsexp.published import PAPER_PAIR, papers
 from lsexp.studies import (
     GATE,
     ONE_SEED,
-    OTHER_SPREAD,
     Chosen,
     Claim,
     Finding,
@@ -44,6 +43,7 @@ from lsexp.studies import (
     interval_row,
     learnt,
     mean_cell,
+    other_spread,
     run_row,
     seeds_cell,
     seeds_key,
@@ -512,8 +512,8 @@ def _findings(
         getattr(study, name) != getattr(usual, name) for name in judged
     ):
         because = "the claims are of the default classes, examples and draws"
-    elif config.get("loss.spread", "uniform") != "uniform":
-        because = OTHER_SPREAD
+    elif other_spread(config):
+        because = other_spread(config)
     if because:
         return [untested(claim, None, because) for claim in CLAIMS]
     found = [_finding(claim, done, curves) for claim in CLAIMS[:-1]]

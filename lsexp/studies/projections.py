@@ -30,7 +30,6 @@ from lsexp.studies import (
     BOTH,
     GATE,
     ONE_SEED,
-    OTHER_SPREAD,
     Chosen,
     Claim,
     Finding,
@@ -44,6 +43,7 @@ from lsexp.studies import (
     interval_row,
     learnt,
     mean_cell,
+    other_spread,
     run_row,
     seeds_cell,
     seeds_key,
@@ -178,7 +178,7 @@ def check(study: Config, data: str, classes: Sequence[str], _planned: TrainConfi
 def _chosen(study: Config, data: str, classes: Sequence[str]) -> Chosen:
     if len(classes) < 3:
         raise UserError(
-            f"plot projections: {data} has {len(classes)} classes; a plane needs three",
+            f"projections: {data} has {len(classes)} classes; a plane needs three",
             exit_code=1,
         )
     typed = study.classes or list(PAPER_CLASSES.get(data, classes[:3]))
@@ -275,7 +275,7 @@ def _pictures(
         if any(one.keys["seed"] == seed for one in pictures):
             return seed, pictures, flat
         left = [one for one, _ in found] if study.shown_seed is None else []
-    raise UserError(f"plot projections: {flat[0]}", exit_code=1)
+    raise UserError(f"projections: {flat[0]}", exit_code=1)
 
 
 def _shown_seed(study: Config, done: Sequence[Trained]) -> int:
@@ -415,8 +415,8 @@ def _findings(study: Config, done: Sequence[Trained], pictures: Sequence[Picture
         because = "the claims are of method=paper"
     elif study.classes is not None or study.examples != usual.examples:
         because = f"the claims are of the default classes, {usual.examples} images of each"
-    elif config.get("loss.spread", "uniform") != "uniform":
-        because = OTHER_SPREAD
+    elif other_spread(config):
+        because = other_spread(config)
     elif not seeds:
         because = "needs runs at eps 0 and 0.1 of the same seed"
     if because:

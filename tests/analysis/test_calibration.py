@@ -174,12 +174,6 @@ def drawn(seed, gap, examples=2000, count=400):
     return confidence, rng.uniform(size=confidence.shape) < confidence - gap
 
 
-def plug_in(confidence, correct, bins=BINS):
-    """`ece` through two classes: the named one has this confidence and is or is not the label."""
-    probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    return ece(probabilities, np.where(correct, 0, 1), bins)
-
-
 def test_top_label_by_hand():
     confidence, correct = top_label(
         np.array([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]]), np.array([1, 0, 1])
@@ -219,7 +213,7 @@ def test_debiased_ece_is_the_limit_of_kumars_resampling():
 def test_debiased_ece_is_the_plug_in_where_no_bin_shows_noise():
     confidence, correct = np.array([0.95, 0.95, 0.6, 0.3]), np.array([1, 1, 0, 1])
     assert debiased_ece(confidence, correct) == pytest.approx((0.1 + 0.6 + 0.7) / 4)
-    assert plug_in(np.array([0.95, 0.95, 0.6]), correct[:3]) == pytest.approx(
+    assert ece_of(np.array([0.95, 0.95, 0.6]), correct[:3]) == pytest.approx(
         debiased_ece(confidence[:3], correct[:3])
     )
 
@@ -235,7 +229,7 @@ def test_debiased_ece_is_nearly_unbiased_where_a_model_is_miscalibrated():
 def test_debiased_ece_has_less_bias_than_the_plug_in_which_is_biased_upward(gap):
     confidence, correct = drawn(8, gap)
     pairs = list(zip(confidence, correct, strict=True))
-    plain = np.mean([plug_in(c, r) for c, r in pairs]) - gap
+    plain = np.mean([ece_of(c, r) for c, r in pairs]) - gap
     debiased = np.mean([debiased_ece(c, r) for c, r in pairs]) - gap
     assert plain > 0.003
     assert abs(debiased) < 0.65 * plain
@@ -244,7 +238,7 @@ def test_debiased_ece_has_less_bias_than_the_plug_in_which_is_biased_upward(gap)
 def test_59_percent_of_the_bias_are_left_where_a_model_is_calibrated():
     confidence, correct = drawn(9, gap=0.0)
     pairs = list(zip(confidence, correct, strict=True))
-    plain = np.mean([plug_in(c, r) for c, r in pairs])
+    plain = np.mean([ece_of(c, r) for c, r in pairs])
     debiased = np.mean([debiased_ece(c, r) for c, r in pairs])
     assert debiased / plain == pytest.approx(2 - np.sqrt(2), abs=0.03)
 
@@ -285,7 +279,7 @@ def test_the_floor_is_the_mean_ece_of_calibrated_models(name, examples):
         "sure": lambda: 1 - 0.05 * rng.uniform(size=examples) ** 4,
         "equal": lambda: np.full(examples, 0.8),
     }[name]()
-    found = [plug_in(confidence, rng.uniform(size=examples) < confidence) for _ in range(3000)]
+    found = [ece_of(confidence, rng.uniform(size=examples) < confidence) for _ in range(3000)]
     error = np.std(found) / np.sqrt(len(found))
     # 3 % for bins of unlike confidences, which only equal ones make exact.
     assert ece_floor(confidence) == pytest.approx(np.mean(found), rel=0.03, abs=4 * error)

@@ -105,7 +105,7 @@ def test_nothing_is_an_error():
             function(np.array([]))
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("seeds", [3, 10])
 def test_over_seeds_covers_the_mean_in_95_percent(seeds):
     values = 0.9 + 0.01 * rng(seeds).standard_normal((4000, seeds))
     found = np.mean([covers(over_seeds(v), 0.9) for v in values])
@@ -210,7 +210,7 @@ MIXTURES = [
 ]
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("seeds", [3, 10])
 @pytest.mark.parametrize(("seed_sd", "example_sd", "residual_sd"), MIXTURES)
 def test_over_both_covers_the_mean_of_a_crossed_design(seeds, seed_sd, example_sd, residual_sd):
     scores = crossed(rng(seeds), 2000, seeds, 100, seed_sd, example_sd, residual_sd)
@@ -421,7 +421,7 @@ def test_the_sign_flip_test_keeps_its_size_and_sees_a_large_effect(n):
     assert seen > 0.8
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("seeds", [3, 10])
 def test_paired_differences_cover_the_true_difference(seeds):
     random = rng(20 + seeds)
     shared = random.standard_normal((3000, seeds))

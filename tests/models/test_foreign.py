@@ -511,7 +511,6 @@ def test_grey_images_get_a_first_convolution_of_their_own():
     ("name", "gone"),
     [
         ("alexnet", "features.2"),
-        ("vgg11", "features.2"),
         ("densenet121", "features.pool0"),
         ("shufflenet_v2_x0_5", "maxpool"),
         ("mobilenet_v3_small", None),
@@ -521,7 +520,8 @@ def test_a_small_stem_has_stride_1_and_no_pooling_behind_it(name, gone):
     model = torchvision(name, shape=(64, 64, 3))
     first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
     assert (first.kernel_size, first.stride) == ((3, 3), (1, 1))
-    theirs = importlib.import_module("torchvision.models").get_model(name, num_classes=5)
+    with torch.device("meta"):  # its names alone are looked at
+        theirs = importlib.import_module("torchvision.models").get_model(name, num_classes=5)
     pools = [n for n, m in theirs.named_modules() if isinstance(m, nn.MaxPool2d)]
     left = [n for n, m in model.named_modules() if isinstance(m, nn.MaxPool2d)]
     assert left == [n for n in pools if n != gone]
