@@ -26,7 +26,7 @@ from lsexp.config import CustomConfig, DataConfig, TrainConfig, revived
 from lsexp.errors import UserError
 from lsexp.files import clear, replace_file, sha256_of
 from lsexp.runs.catalog import load_outputs
-from lsexp.runs.store import Damaged, RunFolder, sealed, snapshot_of
+from lsexp.runs.store import Damaged, RunFolder, elsewhere, sealed, snapshot_of
 from lsexp.runs.tensors import packed, unpacked
 from lsexp.text import plural, say, size
 
@@ -254,7 +254,8 @@ def evaluate_again(path: Path, data_dir: str | None = None) -> None:
         if not abs(found - was) <= ALIKE * max(1.0, was):
             raise UserError(
                 f"{path}: its weights give a {split} {name} of {found:.6g} here, it was finished "
-                f"with {was:.6g}; `lsexp runs rm {path.name}`, and it can be trained again",
+                f"with {was:.6g}; `lsexp runs rm {path.name}{elsewhere(path.parent)}`, and it can "
+                f"be trained again",
                 exit_code=1,
             )
     file = save(arrays)
@@ -576,6 +577,7 @@ class Network:
         from lsexp.data.batches import Images
         from lsexp.models import evaluating
         from lsexp.training.evaluate import BATCH
+        from lsexp.training.hardware import one_thread
 
         images, labels = self._arrays("train")
         data = DataConfig(
@@ -585,13 +587,11 @@ class Network:
         here = Images.on(self.device, images, labels, which)
         model = self.model(asked.step)
         logits: list[Tensor] = []
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # whoever asks first gets the bits that all others do
-        with torch.no_grad(), evaluating(model):
+        # One thread: whoever asks first gets the bits that all others do.
+        with one_thread(), torch.no_grad(), evaluating(model):
             for part_BHWC in here.parts(BATCH[self.device.type]):
                 seen_BHWC = part_BHWC.flip(2) if asked.flip else part_BHWC
                 logits.append(model(self.preprocess(seen_BHWC))[0])
-        torch.set_num_threads(threads)
         return Viewed(_array(torch.cat(logits)), labels[which], which)
 
     def draw(self, asked: Draws) -> Drawn:
@@ -638,8 +638,8 @@ class Network:
         if not furthest <= 1e-3 * scale:
             raise UserError(
                 f"{self.path}: the network does not give the logits recorded when it was trained "
-                f"(off by {furthest:.3g} of up to {scale:.3g}); `lsexp runs rm {self.path.name}`, "
-                f"and it can be trained again",
+                f"(off by {furthest:.3g} of up to {scale:.3g}); `lsexp runs rm {self.path.name}"
+                f"{elsewhere(self.path.parent)}`, and it can be trained again",
                 exit_code=1,
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ def run(words: list[str]) -> int:
     folder = data_folder(options["data_dir"])
     if not names:
         print(table([["data", "here"], *_overview(folder)], left=2))
-        print(f"in {folder}; `lsexp data NAME` fetches")
+        other = folder.resolve() != data_folder(None).resolve()
+        there = f" data_dir={shlex.quote(str(folder))}" if other else ""
+        print(f"in {folder}; `lsexp data NAME{there}` fetches")
         return 0
     configs = [_config(name, options) for name in names]
     rows = [

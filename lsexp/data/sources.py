@@ -265,7 +265,7 @@ def _fetch(config: DataConfig, public: Public, data_dir: Path) -> None:
 def _url_of(url: str, filename: str) -> str:
     """`data.url` for one archive: an address or a local path, of the file or of its folder."""
     if "://" not in url:
-        url = Path(url).expanduser().resolve().as_uri()
+        url = user_path("data.url", url).resolve().as_uri()
     return url if url.rstrip("/").endswith(filename) else f"{url.rstrip('/')}/{filename}"
 
 

@@ -19,13 +19,19 @@ import torch
 from lsexp import files
 from lsexp.errors import NOT_OURS, UserError, no_memory
 from lsexp.files import replace_file
-from lsexp.launch.plan import UNREADABLE, Plan
+from lsexp.launch.plan import UNREADABLE, Plan, stale
 from lsexp.launch.progress import Shown, View
 from lsexp.launch.results import Segment, failure, segment, write_results
 from lsexp.processes import caught_signals
-from lsexp.runs.catalog import teacher_changed
-from lsexp.runs.claims import Claim, Record, acquire, describe, is_gone, owner
-from lsexp.runs.store import RunFolder, aside_of, kept_snapshots, snapshot_of, snapshot_path
+from lsexp.runs.claims import Claim, Record, acquire, describe
+from lsexp.runs.store import (
+    RunFolder,
+    aside_of,
+    elsewhere,
+    kept_snapshots,
+    snapshot_of,
+    snapshot_path,
+)
 from lsexp.runs.tensors import packed
 from lsexp.text import say
 from lsexp.training.bank import stepper, stream
@@ -97,9 +103,7 @@ def begin_again(plan: Plan) -> Plan:
     once, not by every worker that takes the run over. One that a process trains now is left."""
     if plan.config.resume != "restart":
         return plan
-    record = owner(plan.folder.path)
-    if record is None or record.get("released") or is_gone(record):
-        plan.folder.remove_attempts()
+    plan.trained_in().outdate_checkpoints()
     return replace(plan, config=replace(plan.config, resume="exact"))
 
 
@@ -132,7 +136,8 @@ def _bring_to_its_end(
         if needless():
             return True
         if folder.finished():
-            _check_teacher(folder)
+            if plan.stale():
+                raise UserError(f"{folder.path}: {stale(folder.path)}", exit_code=1)
             return True
         failure = folder.failure()
         if failure is not None and not config.retry_failed:
@@ -174,15 +179,6 @@ def _bring_to_its_end(
             exit_code=1,
         ) from error
     return {} if needless() else folder.verified_metrics()
-
-
-def _check_teacher(folder: RunFolder) -> None:
-    if teacher_changed(folder.path, folder.metrics()):
-        raise UserError(
-            f"{folder.path}: its teacher has been trained again since and has other weights; "
-            f"`lsexp runs rm {folder.path.name}`, and it is trained again too",
-            exit_code=1,
-        )
 
 
 def _train_aside(plan: Plan, metrics: dict[str, Any], how: _How) -> None:
@@ -232,8 +228,8 @@ def _take_over(
         shutil.rmtree(aside.path, ignore_errors=True)
         raise UserError(
             f"{plan.folder.path}: trained again, it ended in other weights: its snapshots cannot "
-            f"be had here; `lsexp runs rm {plan.folder.path.name}`, and it is trained anew with "
-            f"them",
+            f"be had here; `lsexp runs rm {plan.folder.path.name}"
+            f"{elsewhere(plan.folder.path.parent)}`, and it is trained anew with them",
             exit_code=1,
         )
     lacking = plan.lacking(plan.folder.path)

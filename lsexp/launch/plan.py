@@ -45,7 +45,14 @@ from lsexp.runs import claims
 from lsexp.runs.catalog import teacher_changed
 from lsexp.runs.claims import create_exclusively
 from lsexp.runs.identity import Science, run_name, science
-from lsexp.runs.store import RunFolder, aside_of, runs_folder, snapshot_of, snapshot_path
+from lsexp.runs.store import (
+    RunFolder,
+    aside_of,
+    elsewhere,
+    runs_folder,
+    snapshot_of,
+    snapshot_path,
+)
 from lsexp.runs.tensors import unpacked
 from lsexp.text import duration
 from lsexp.training.bank import stepper, stream
@@ -120,10 +127,17 @@ class Plan:
 
     def done(self) -> bool:
         """Whether the run is finished, with all that is asked of it, and not stale."""
+        return self.folder.finished() and not self.lacking(self.folder.path) and not self.stale()
+
+    def stale(self) -> bool:
+        """Whether a finished run's teacher has been trained again since, to other weights."""
         folder = self.folder
-        if not folder.finished() or self.lacking(folder.path):
-            return False
-        return self.teaching is None or not teacher_changed(folder.path, folder.metrics())
+        return self.teaching is not None and teacher_changed(folder.path, folder.metrics())
+
+    def trained_in(self) -> RunFolder:
+        """Where its checkpoints are: a finished run is trained again aside."""
+        folder, count = self.folder, self.config.artifacts.snapshots
+        return RunFolder(aside_of(folder.path, count)) if folder.finished() else folder
 
     def images(self, split: str) -> Images:
         arrays = self.dataset.arrays
@@ -182,7 +196,8 @@ def plan(
     """Load the data and resolve what the config leaves open.
 
     Args:
-        remember: write down in runs_dir what `precision=auto` was found to mean.
+        remember: write down in runs_dir what `precision=auto` was found to mean. Else nothing is
+            trained by the plan, and the device that is named need not be here.
         teaching: of a student whose teacher is not trained yet.
 
     Raises:
@@ -191,7 +206,8 @@ def plan(
     check(config)
     dataset = load(config.data, config.data_dir)
     splits = draw_splits(dataset, config.data)
-    device = resolve_device(config.device)
+    here = remember or config.device == "auto"
+    device = resolve_device(config.device) if here else torch.device(config.device)
     threads = config.threads or default_threads()
     config = replace(
         config,
@@ -320,33 +336,41 @@ def describe_state(plan: Plan) -> str:
     folder, steps = plan.folder, plan.config.train.steps
     if plan.done():
         return "state    finished"
+    if folder.finished() and plan.stale():
+        return f"state    finished, but {stale(folder.path)}"
     if folder.finished():
         cost = duration(seconds_of_training(plan) * (1 - steps_done(plan) / steps))
         return (
             f"state    finished, but for {len(plan.lacking(folder.path))} snapshots; about {cost} "
             f"to train it again aside for these"
         )
-    failed = folder.failure()
-    if failed is not None:
-        return f"state    failed: {failed.get('error')}; retry_failed=true trains it again"
-    record = claims.owner(folder.path)
-    if record is not None and not record.get("released") and not claims.is_gone(record):
+    record = claims.trainer(folder.path)
+    if record is not None:
         return f"state    being trained by {claims.describe(record)}"
+    failed = folder.failure()
+    if failed is not None and not plan.config.retry_failed:
+        return f"state    failed: {failed.get('error')}; retry_failed=true trains it again"
     done = steps_done(plan)
     whole = seconds_of_training(plan)
     left = duration(whole * (steps - done) / steps)
     begun = f"step {done:,} of {steps:,} is done; " if done else ""
-    return f"state    to do; {begun}about {left} left on this machine, evaluation apart"
+    what = "to do" if failed is None else f"failed before ({failed.get('error')}), to do again"
+    return f"state    {what}; {begun}about {left} left on this machine, evaluation apart"
+
+
+def stale(path: Path) -> str:
+    """What to say of a finished student that is `Plan.stale`."""
+    return (
+        f"its teacher has been trained again since and has other weights; "
+        f"`lsexp runs rm {path.name}{elsewhere(path.parent)}`, and it is trained again too"
+    )
 
 
 def steps_done(plan: Plan) -> int:
     """Steps that the checkpoint of an unfinished run would save, or of a training aside."""
     if plan.config.resume == "restart":
         return 0
-    folder = plan.folder
-    if folder.finished():
-        folder = RunFolder(aside_of(folder.path, plan.config.artifacts.snapshots))
-    for path in folder.checkpoints():
+    for path in plan.trained_in().checkpoints():
         with contextlib.suppress(*UNREADABLE):
             step = int(plan.checkpoint(path)["member"]["step"])
             if not any(at <= step for at in plan.lacking(path.parent)):
@@ -358,7 +382,11 @@ def seconds_of_training(plan: Plan, *, measure_seconds: float = 1.5) -> float:
     """Estimated seconds of training for a run from its start, from a short measurement here.
 
     What a teacher says of images that it sees in one way is computed before, once, and not in it.
+
+    Raises:
+        UserError: the device is not there.
     """
+    resolve_device(plan.config.device)
     with stream(plan.device):
         images = plan.images("train")
         member = Member(_taught_by_labels(plan.config), images, plan.dataset.num_classes)
@@ -450,13 +478,19 @@ def _precision(
     Remembered, because precision is part of a run's identity: a busy moment must not give the
     same command another run.
     """
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_class()
     size = input_shape(dataset.image_shape, config.augment)
     shape = [config.train.batch_size, *size, dataset.num_classes]
     network = {**asdict(config.model), **source}
+    folder = runs_folder(config.runs_dir) / ".precision"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        answers = _known_elsewhere(folder, [network, shape])
+        if len(answers) != 1:
+            resolve_device(device.type)  # which says that it is not here
+        return answers.pop()
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_class()
     key = json.dumps([where, str(torch.__version__), network, shape], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
-    path = runs_folder(config.runs_dir) / ".precision" / f"{name}.json"
+    path = folder / f"{name}.json"
     known = _known_precision(path)
     if known is not None:
         return known
@@ -481,6 +515,18 @@ def _precision(
                 if first is None:
                     replace_file(path, json.dumps(answer))
                 found = first or found
+    return found
+
+
+def _known_elsewhere(folder: Path, like: list[Any]) -> set[str]:
+    """What was found for this network and shape on any machine."""
+    found = set()
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            of = json.loads(json.loads(path.read_text())["of"])
+            precision = _known_precision(path)
+            if of[2:] == like and precision is not None:
+                found.add(precision)
     return found
 
 

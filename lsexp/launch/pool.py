@@ -20,13 +20,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-from lsexp.config import TrainConfig
+from lsexp.config import SweepConfig, TrainConfig
 from lsexp.errors import UserError
 from lsexp.processes import caught_signals
 from lsexp.text import say
@@ -36,7 +36,9 @@ DEATHS = 3
 """A run whose worker died this many times is given up: it may be what kills them."""
 STOP_SECONDS = 300.0
 """How long a worker may take to stop: where its run ends just then, it publishes it first."""
-MOST_MEMBERS = 32
+MOST_MEMBERS: int = next(
+    item.metadata["bounds"]["at_most"] for item in fields(SweepConfig) if item.name == "members"
+)
 """Runs that a worker can train at once; as many streams does torch tell apart."""
 PROCESSES: Any = multiprocessing.get_context("spawn")
 """How workers start. A fork would copy locks that threads of the parent hold, and has no CUDA."""

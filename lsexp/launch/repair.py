@@ -9,14 +9,14 @@ trained by; on the same kind of machine it ends in the same weights.
 from __future__ import annotations
 
 import contextlib
-import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lsexp.config import revived
+from lsexp import compose
+from lsexp.config import ArtifactsConfig, check_fields, revived
 from lsexp.errors import NOT_OURS, UserError
 from lsexp.files import remove, replace_file
 from lsexp.launch import local
@@ -29,6 +29,7 @@ from lsexp.runs.store import (
     Damaged,
     RunFolder,
     config_text,
+    elsewhere,
     kept_snapshots,
     snapshot_of,
     snapshot_path,
@@ -37,8 +38,8 @@ from lsexp.runs.tensors import unpacked
 from lsexp.text import plural, say, table
 from lsexp.training.snapshots import snapshot_steps
 
-MOST_SNAPSHOTS = 1000
-"""That `artifacts.snapshots` allows."""
+HOW = ("device", "threads", "resume", "data_dir")
+"""Keys that do not select runs here but say how they are made again."""
 
 
 @dataclass
@@ -80,8 +81,13 @@ class Damage:
 
 def run(words: list[str]) -> int:
     """The command's words after `lsexp runs repair`; the exit code."""
-    flags, runs_dir, selecting = command.split(words, "repair", ("--yes", "--dry-run"))
+    flags, runs_dir, others = command.split(words, "repair", ("--yes", "--dry-run"))
+    selecting = [word for word in others if word.partition("=")[0] not in HOW]
+    how = _how([word for word in others if word not in selecting])
     entries = read_runs(runs_dir, selecting)
+    if selecting and not entries:
+        print("no run fits; nothing was looked into")
+        return 0
     found = [damage for entry in entries if (damage := inspect(entry)).rows()]
     if not found:
         print(f"{plural(len(entries), 'run')}: nothing is damaged")
@@ -91,19 +97,16 @@ def run(words: list[str]) -> int:
     if "--dry-run" in flags:
         return 1
     again = [damage for damage in found if damage.trains() or damage.snapshots]
-    if again and "--yes" not in flags:
-        question = f"train {plural(len(again), 'run')} again?"
-        if not sys.stdin.isatty():
-            raise UserError(f"{question} nobody can answer here; --yes does it without asking")
-        if not command.agreed(question):
-            print("nothing was changed")
-            return 1
+    question = f"train {plural(len(again), 'run')} again?"
+    if again and "--yes" not in flags and not command.agreed(question):
+        print("nothing was changed")
+        return 1
     failed = 0
     for damage in sorted(found, key=lambda one: _teachers(one.entry.path)):  # teachers first
         try:
             now = inspect(read_run(damage.entry.path))  # since then it may have been made again
             if now.rows():
-                mend(now, ["lsexp", "runs", "repair", *words])
+                mend(now, ["lsexp", "runs", "repair", *words], how)
         except local.Stopped:
             raise
         except (UserError, OSError) as error:
@@ -117,6 +120,15 @@ def run(words: list[str]) -> int:
         )
     print(f"mended {plural(len(found), 'run')}")
     return 0
+
+
+def _how(words: list[str]) -> dict[str, Any]:
+    """Keys to values of what was typed of `HOW`."""
+    if not words:
+        return {}
+    [(config, _)] = compose.train_configs(words)
+    check_fields(config)
+    return {name: getattr(config, name) for name in (word.partition("=")[0] for word in words)}
 
 
 def inspect(entry: Entry) -> Damage:
@@ -150,9 +162,7 @@ def _unreadable(path: Path) -> list[str]:
     folder, found = RunFolder(path), []
     if folder.identity() is None:
         found.append("config.yaml")
-    try:
-        folder.failure()
-    except Damaged:
+    if not folder.reads("failure.json"):
         found.append("failure.json")
     return found
 
@@ -173,11 +183,12 @@ def _of_snapshots(path: Path, identity: Science, metrics: dict[str, Any]) -> dic
     return found
 
 
-def mend(damage: Damage, typed: list[str]) -> None:
+def mend(damage: Damage, typed: list[str], how: dict[str, Any]) -> None:
     """Remove what is damaged and make again what does not come back by itself.
 
     Args:
         typed: the command, for the record.
+        how: key to value, of `HOW`: in place of those that the run was trained by.
 
     Raises:
         UserError: it cannot be made again here, or its training failed or was stopped.
@@ -186,16 +197,16 @@ def mend(damage: Damage, typed: list[str]) -> None:
     if "config.yaml" in damage.others:
         raise UserError(
             f"config.yaml is {damage.others['config.yaml']}: the command that made the run makes "
-            f"it again; `lsexp runs rm {path.name}` removes the run",
+            f"it again; `lsexp runs rm {path.name}{elsewhere(path.parent)}` removes the run",
             exit_code=1,
         )
-    again = _planned(path, typed) if damage.trains() or damage.snapshots else None
+    again = _planned(path, typed, how) if damage.trains() or damage.snapshots else None
     snapshots = _snapshots(path, again) if again else 0
     for name in (*damage.measured, *damage.others, *damage.snapshots):
         _away(path / name)
     if damage.outputs_alone():
         _away(path / OUTPUTS)
-        evaluate_again(path)
+        evaluate_again(path, how.get("data_dir"))
     if again is None:
         return
     before = None
@@ -215,11 +226,11 @@ def mend(damage: Damage, typed: list[str]) -> None:
         _away(path / "metrics.json")
     artifacts = replace(again.config.artifacts, snapshots=snapshots)
     again = replace(again, config=replace(again.config, artifacts=artifacts))
-    now = local.execute(again)["checksums"]["model.safetensors"]
+    now = local.execute(local.begin_again(again))["checksums"]["model.safetensors"]
     if before not in (None, now):
         say(
             f"{path}: ended in other weights than before; students of it are stale now: `lsexp "
-            f"runs status=stale` lists them"
+            f"runs status=stale{elsewhere(path.parent)}` lists them"
         )
 
 
@@ -231,23 +242,23 @@ def _away(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _planned(path: Path, typed: list[str]) -> Plan:
-    """The run as it was trained, where that can be done here."""
+def _planned(path: Path, typed: list[str], how: dict[str, Any]) -> Plan:
+    """The run as it was trained, but for `how`, where that can be done here."""
     values = _trained_by(path)
     if values is None:
         raise UserError(
-            f"neither metrics.json nor config.yaml tells what it was; `lsexp runs rm {path.name}`, "
-            f"and the command that made it trains it again",
+            f"neither metrics.json nor config.yaml tells what it was; `lsexp runs rm {path.name}"
+            f"{elsewhere(path.parent)}`, and the command that made it trains it again",
             exit_code=1,
         )
-    config = replace(revived(values), runs_dir=str(path.parent))
+    config = replace(revived(values), runs_dir=str(path.parent), **how)
     chosen = {name: str(values[name]) for name in values if name in ("recipe", "budget")}
     found = plan(config, chosen, typed)
     if found.folder.path.name != path.name:
         raise UserError(
             f"trained again it would be another run, {found.folder.path.name}: its data, the "
             f"source of its network or the training code are not what they were; "
-            f"`lsexp runs rm {path.name}` removes it",
+            f"`lsexp runs rm {path.name}{elsewhere(path.parent)}` removes it",
             exit_code=1,
         )
     return replace(found, config=replace(found.config, runs_dir=values.get("runs_dir")))
@@ -257,7 +268,9 @@ def _snapshots(path: Path, plan: Plan) -> int:
     """How many snapshots the run has, by the names of its files: some are asked for later."""
     there = kept_snapshots(path).keys()
     steps, count = plan.config.train.steps, plan.config.artifacts.snapshots
-    counts = (count, *range(2, MOST_SNAPSHOTS + 1))
+    [key] = [item for item in fields(ArtifactsConfig) if item.name == "snapshots"]
+    most = key.metadata["bounds"]["at_most"]
+    counts = (count, *range(2, most + 1))
     return next((one for one in counts if there <= {*snapshot_steps(steps, one)}), count)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,9 @@ from lsexp.errors import UserError
 from lsexp.files import sha256_of
 from lsexp.measure import Network, Viewed, Views, measure
 from lsexp.models import build_model
-from lsexp.runs.catalog import Entry, read_run, read_runs
+from lsexp.runs.catalog import Entry, is_run, read_run, read_runs
 from lsexp.runs.identity import digest
-from lsexp.runs.store import RunFolder, kept_snapshots, runs_folder
+from lsexp.runs.store import RunFolder, elsewhere, kept_snapshots, runs_folder
 from lsexp.text import user_path
 from lsexp.training import teacher
 from lsexp.training.hardware import prepare, seconds_of
@@ -71,9 +72,10 @@ def find_teacher(config: TrainConfig) -> Teaching:
     loss = config.loss
     assert isinstance(loss, DistillationConfig)
     typed = loss.teacher
-    path = user_path("loss.teacher", typed)
-    if not (path / "config.yaml").is_file():
-        runs_dir = runs_folder(config.runs_dir)
+    runs_dir = runs_folder(config.runs_dir)
+    # A name is of the folder of runs, whatever is called so in the working folder.
+    path = user_path("loss.teacher", typed) if os.sep in typed else runs_dir / typed
+    if not is_run(path):
         found: list[Entry] = []
         with contextlib.suppress(UserError):  # of none that begins so
             found = read_runs(str(runs_dir), [typed])
@@ -89,14 +91,15 @@ def find_teacher(config: TrainConfig) -> Teaching:
     folder = RunFolder(path)
     if not folder.finished():
         raise UserError(
-            f"loss.teacher={typed}: is not finished; `lsexp runs show {path.name}` tells how it "
-            f"stands",
+            f"loss.teacher={typed}: is not finished; `lsexp runs show {path.name}"
+            f"{elsewhere(path.parent)}` tells how it stands",
             exit_code=1,
         )
-    if read_run(path).status != "finished":
+    status = read_run(path).status
+    if status != "finished":
         raise UserError(
-            f"loss.teacher={typed}: is {read_run(path).status}; `lsexp runs show {path.name}` "
-            f"tells more",
+            f"loss.teacher={typed}: is {status}; `lsexp runs show {path.name}"
+            f"{elsewhere(path.parent)}` tells more",
             exit_code=1,
         )
     metrics = folder.metrics()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +107,7 @@ def read_run(path: Path) -> Entry:
         return entry
     entry.config, entry.metrics, entry.failure = config, metrics, failure
     if not metrics:
-        entry.owner = _living_owner(path)
+        entry.owner = claims.trainer(path)
     if entry.owner:
         entry.status = "running"
     elif version != RESULT_VERSION or teacher_changed(path, metrics):
@@ -247,20 +246,6 @@ def _config(path: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], int]:
     whole = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     version = whole.pop("identity")["result_version"]
     return flatten({**whole.pop("chosen"), **whole}), version
-
-
-def _living_owner(path: Path) -> dict[str, Any] | None:
-    """The owner, unless it let go, is a process of this machine that is gone, or of another and has
-    not beaten for a minute by this machine's clock."""
-    try:
-        record = claims.owner(path)
-        if record is None or record.get("released") or claims.is_gone(record):
-            return None
-        beat = (claims.attempt_folder(path, record["nonce"]) / "beat").stat().st_mtime
-    except OSError:
-        return None
-    # One of this machine may have been put to sleep.
-    return record if claims.is_here(record) or time.time() - beat < 60 else None
 
 
 def _select(entries: list[Entry], words: list[str]) -> list[Entry]:

@@ -32,6 +32,8 @@ from lsexp.files import replace_file, scratch, text_of
 from lsexp.processes import Process
 
 BEAT_SECONDS = 1.0
+STILL_SECONDS = 60.0
+"""Without a beat, after which a look at a run takes it for interrupted."""
 
 Record = dict[str, Any]
 """A claim as stored: nonce, host, machine, pid, process_start, time, environment, released."""
@@ -65,7 +67,7 @@ class Watch:
 
     def idle(self, record: Record) -> bool:
         """Whether `record`'s claim may be taken over; call it again and again."""
-        if record.get("released") or is_gone(record):
+        if is_over(record):
             return True
         try:
             beat = text_of(attempt_folder(self.folder, record["nonce"]) / "beat")
@@ -289,6 +291,28 @@ def is_here(record: Record) -> bool:
     """Whether the claim is that of a process of this machine that runs."""
     process = _process(record)
     return process is not None and processes.is_here(process)
+
+
+def is_over(record: Record) -> bool:
+    """Whether whoever made the claim has let go, or is a process of this machine that is gone."""
+    return bool(record.get("released")) or is_gone(record)
+
+
+def trainer(folder: Path) -> Record | None:
+    """The claim of whoever trains a run, as one look tells; to take it over, `Watch` it.
+
+    None where the owner's is over, or where it is of another machine and has not beaten for a
+    minute by this machine's clock.
+    """
+    try:
+        record = owner(folder)
+        if record is None or is_over(record):
+            return None
+        beat = (attempt_folder(folder, record["nonce"]) / "beat").stat().st_mtime
+    except OSError:
+        return None
+    # One of this machine may have been put to sleep.
+    return record if is_here(record) or time.time() - beat < STILL_SECONDS else None
 
 
 def _process(record: Record) -> Process | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from typing import Any
+from pathlib import Path
 
 from lsexp import files
 from lsexp.errors import UserError, printable, unknown
 from lsexp.runs import claims
 from lsexp.runs.catalog import STATUSES, Entry, as_json, asides, flatten, read_run, read_runs
-from lsexp.runs.store import asides_of, runs_folder
+from lsexp.runs.store import asides_of, elsewhere, runs_folder
 from lsexp.text import plural, size, table
 
 HELP = f"""\
@@ -24,7 +26,8 @@ lsexp runs [show|rm|repair] [NAME ...] [key=value ...]: what has been trained
   lsexp runs rm NAME ... [key=value ...]     remove them; asks, or --yes
   lsexp runs repair [NAME ...] [key=value ...]   look into every file; outputs come again from
                                              the weights, other damaged runs are trained again;
-                                             asks, or --yes; --dry-run only tells (exit code 1)
+                                             asks, or --yes; --dry-run only tells (exit code 1);
+                                             device=, threads=, resume=, data_dir= say how
 
   runs_dir=FOLDER or LSEXP_RUNS_DIR          where they are (default: runs)
 """
@@ -129,7 +132,7 @@ def _show(runs_dir: str | None, words: list[str], *, as_text: bool) -> int:
         "metrics": flatten(numbers),
         "failure": {k: v for k, v in entry.failure.items() if k != "traceback"},
         "owner": entry.owner or {},
-        "files": {str(p.relative_to(entry.path)): size(p.stat().st_size) for p in _files(entry)},
+        "files": _files(entry.path),
     }
     for title, values in sections.items():
         if values:
@@ -147,15 +150,29 @@ def _explained(entry: Entry) -> str:
         "interrupted": " (the same `lsexp train` goes on from its last checkpoint)",
         "failed": f" ({entry.failure.get('error')}; retry_failed=true trains it again)",
         "stale": " (of an older version of the training code, or its teacher has changed since)",
-        "damaged": f" (`lsexp runs repair {entry.name}` tells what, and makes it again)",
+        "damaged": f" (`lsexp runs repair {entry.name}{elsewhere(entry.path.parent)}` tells what, "
+        f"and makes it again)",
     }.get(entry.status, "")
 
 
-def _files(entry: Entry) -> list[Any]:
-    return sorted(path for path in entry.path.rglob("*") if path.is_file())
+def _files(folder: Path) -> dict[str, str]:
+    """Sizes, by name; files may come and go meanwhile."""
+    found = {}
+    for path in sorted(Path(at) / name for at, _, names in os.walk(folder) for name in names):
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                found[str(path.relative_to(folder))] = size(path.stat().st_size)
+    return found
 
 
 def agreed(question: str) -> bool:
+    """Whether a person says yes.
+
+    Raises:
+        UserError: nobody is there to ask.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UserError(f"{question} nobody can answer here; --yes does it without asking")
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
@@ -186,12 +203,9 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
         return 0
     print(table([_row(entry) for entry in entries], left=4))
     question = f"remove {plural(len(entries), 'run')}, {size(sum(entry.bytes for entry in whole))}?"
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UserError(f"{question} nobody can answer here; --yes does it without asking")
-        if not agreed(question):
-            print("nothing was removed")
-            return 1
+    if not yes and not agreed(question):
+        print("nothing was removed")
+        return 1
     for entry in entries:
         if read_run(entry.path).status == "running":  # begun since we asked
             raise UserError(f"{entry.name}: is being trained; stop that first", exit_code=1)

@@ -11,6 +11,7 @@
       events.out.tfevents.*  TensorBoard
       claim*.json            who trains it now; gone when finished
       attempt-<nonce>/       what one process has made so far, its checkpoint.pt included
+      restart                checkpoints that are older do not count; gone when finished
 
 A process writes into its own attempt only. Publishing starts with one rename of the attempt to
 `publishing`, which fails where another stands; the files then move up, metrics.json last.
@@ -23,6 +24,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Collection
 from dataclasses import asdict
@@ -41,6 +43,7 @@ from lsexp.runs.identity import Science, digest
 from lsexp.text import user_path
 
 PUBLISHING = "publishing"
+RESTART = "restart"
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 """To open one whose files are moved: never through a link, which may lead anywhere."""
 UNREADABLE = (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -52,12 +55,22 @@ class Damaged(UserError):
 
     def __init__(self, path: Path, what: str, run: str):
         self.what = what
-        super().__init__(f"{path}: {what}; `lsexp runs repair {run}` makes it again", exit_code=1)
+        folder = next(at.parent for at in (path, *path.parents) if at.name == run)
+        command = f"lsexp runs repair {run}{elsewhere(folder)}"
+        super().__init__(f"{path}: {what}; `{command}` makes it again", exit_code=1)
 
 
 def runs_folder(runs_dir: str | None) -> Path:
     """`runs_dir`, else $LSEXP_RUNS_DIR, else runs/ in the working folder."""
     return user_path("runs_dir", runs_dir or os.environ.get("LSEXP_RUNS_DIR") or "runs")
+
+
+def elsewhere(folder: Path) -> str:
+    """What a command that is told about a run needs behind its name: ` runs_dir=FOLDER`, or nothing
+    where it looks into this folder of runs by itself."""
+    if folder.resolve() == runs_folder(None).resolve():
+        return ""
+    return f" runs_dir={shlex.quote(str(folder))}"
 
 
 class RunFolder:
@@ -133,6 +146,16 @@ class RunFolder:
         except Damaged as error:
             return {"error": f"failure.json: {error.what}"}
 
+    def reads(self, name: str) -> bool:
+        """Whether a JSON file can be read, or is not there."""
+        try:
+            self._json(name)
+        except FileNotFoundError:
+            return True
+        except Damaged:
+            return False
+        return True
+
     def create(self, config: TrainConfig, identity: Science, chosen: dict[str, str]) -> None:
         """Make the folder and its config.yaml.
 
@@ -154,13 +177,21 @@ class RunFolder:
             ) from error
 
     def checkpoints(self) -> list[Path]:
-        """Checkpoints that attempts have left, newest first."""
-        found = []
+        """Checkpoints that attempts have left and that count, newest first."""
+        outdated, found = 0, []
+        with contextlib.suppress(OSError):
+            outdated = (self.path / RESTART).stat().st_mtime_ns
         for path in self.path.glob("attempt-*/checkpoint.pt"):
             with contextlib.suppress(OSError):
-                if path.is_file():
+                if path.is_file() and path.stat().st_mtime_ns > outdated:
                     found.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(found, reverse=True)]
+
+    def outdate_checkpoints(self) -> None:
+        """Have whoever takes the run over begin it again. A process that trains it now, which may
+        be of another machine, loses nothing: the checkpoints that it makes from now on count."""
+        if self.checkpoints():
+            replace_file(self.path / RESTART, "")
 
     def remove_attempts(self, keep: Path | None = None) -> None:
         """Delete attempts other than `keep`; their processes, if any, notice and stop."""
@@ -238,7 +269,8 @@ class RunFolder:
             # Where the folder is read-only, it is finished all the same.
             with contextlib.suppress(OSError):
                 claims.clear(self.path)
-                (self.path / "failure.json").unlink(missing_ok=True)
+                for name in ("failure.json", RESTART):
+                    (self.path / name).unlink(missing_ok=True)
             files.clear(self.path, self.path / "measured", self.path / "snapshots")
 
     def _move_up(self, top: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -90,6 +91,17 @@ def _keep_memory() -> None:
         mallopt(m_top_pad, 2**26)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch with a single CPU thread; then with as many as before, whatever happens."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def default_threads() -> int:
     """One thread for each core that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -147,9 +159,7 @@ def choose_precision(build: Callable[[str], Member], *, seconds: float = 2.0) ->
     if not (rough - exact).norm() < 0.05 * exact.norm():
         return "fp32"
     times: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # what else runs here then tells less
-    try:
+    with one_thread():  # what else runs here then tells less
         for member in members.values():
             member.model.train()
         advance = {precision: stepper(member) for precision, member in members.items()}
@@ -161,8 +171,6 @@ def choose_precision(build: Callable[[str], Member], *, seconds: float = 2.0) ->
                 member.reset_sums()
                 work = partial(advance[precision], count)
                 times[precision].append(seconds_of(work, images.device))
-    finally:
-        torch.set_num_threads(threads)
     fp32, bf16 = (min(times[precision][1:]) for precision in ("fp32", "bf16"))
     return "bf16" if fp32 > PAYS * bf16 else "fp32"
 

@@ -29,7 +29,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     for layer, scale in config.lr_scale.items():
         prefix = str(model.head_name) if layer == "head" else layer
         matched = [n for n in names if n.startswith(f"{prefix}.") or n == prefix]
-        _require(matched, f"optim.lr_scale={layer}", names)
+        _require(matched, f"optim.lr_scale={layer}", names, "optim.lr_scale={head:0.1}")
         twice = [name for name in matched if name in scales]
         if twice:
             raise UserError(f"optim.lr_scale={layer}: {twice[0]} has a factor by another name too")
@@ -37,7 +37,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     decays: dict[str, float] = {}
     for pattern in config.decay:
         matched = [name for name in names if fnmatchcase(name, pattern)]
-        _require(matched, f"optim.decay={pattern}", names)
+        _require(matched, f"optim.decay={pattern}", names, "optim.decay=[*.weight]")
         decays.update(dict.fromkeys(matched, config.weight_decay))
 
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -104,13 +104,13 @@ def clip(optimizer: torch.optim.Optimizer, config: OptimConfig) -> None:
     torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
 
 
-def _require(matched: list[str], words: str, names: Iterable[str]) -> None:
+def _require(matched: list[str], words: str, names: Iterable[str], example: str) -> None:
     if not matched:
         known = list(names)
         more = f", ... ({len(known)} in all)" if len(known) > 12 else ""
         raise UserError(
             f"{words}: matches no parameter; they are {', '.join(known[:12])}{more}; where the "
-            f"recipe says so, type your own, e.g. 'optim.decay=[*.weight]'"
+            f"recipe says so, type your own, e.g. '{example}'"
         )
 
 

@@ -10,7 +10,7 @@ def data(capsys, *words):
     return code, out.splitlines(), err
 
 
-def test_without_names_it_tells_what_is_here(capsys, tmp_path):
+def test_without_names_it_tells_what_is_here(capsys, tmp_path, monkeypatch):
     (tmp_path / "mnist.npz").touch()
     code, out, _ = data(capsys, f"data_dir={tmp_path}")
     here = {line.split()[0]: line.split(maxsplit=1)[1] for line in out[1:-1]}
@@ -18,7 +18,9 @@ def test_without_names_it_tells_what_is_here(capsys, tmp_path):
     assert here["mnist"] == "mnist.npz"
     assert here["cifar10"] == "no"
     assert here["digits"].startswith("always")
-    assert str(tmp_path) in out[-1]
+    assert out[-1] == f"in {tmp_path}; `lsexp data NAME data_dir={tmp_path}` fetches"
+    monkeypatch.setenv("LSEXP_DATA_DIR", str(tmp_path))
+    assert data(capsys)[1][-1] == f"in {tmp_path}; `lsexp data NAME` fetches"
 
 
 def test_a_file_of_ones_own_is_checked_and_measured(capsys, tmp_path):

@@ -319,6 +319,8 @@ def test_data_url_names_a_folder_or_an_address(server, mnist, tmp_path):
     assert server.asked == []
     url = f"{server.url}/plain/"
     assert load(DataConfig(name="mnist", url=url), str(tmp_path / "b")).digest == mnist.digest
+    with pytest.raises(UserError, match=r"data\.url='~nosuchuser/x': "):
+        load(DataConfig(name="mnist", url="~nosuchuser/x"), str(tmp_path / "c"))
     with pytest.raises(UserError, match=r"data\.url=.*goes with mnist"):
         load(DataConfig(name="digits", url=url), str(tmp_path))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import TINY, lsexp
+from support import TINY
 
 from lsexp.cli import main
 from lsexp.config import DataConfig
@@ -733,7 +733,7 @@ def test_wrong_words(pictures, capsys, monkeypatch, words, part):
     assert part in err
 
 
-def test_training_on_ones_own_pictures(tmp_path):
+def test_training_on_ones_own_pictures(tmp_path, monkeypatch, capsys):
     """Bright and dark pictures of all sizes and kinds: the network tells them apart."""
     rng = np.random.RandomState(4)
     for split, number in (("train", 20), ("test", 5)):
@@ -747,21 +747,21 @@ def test_training_on_ones_own_pictures(tmp_path):
                     {f"{split}/{name}/{i}.{'jpg' if i % 2 else 'png'}": picture},
                 )
     words = ["data=imagefolder", "data.path=my light", "data.image_size=8", "data_dir=data"]
-    done = lsexp("train", *TINY, "precision=fp32", *words, "model.widths=[16]", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "32 train, 8 val, 10 test, 2 classes" in done.stderr
-    folder = done.stdout.splitlines()[-1]
+    monkeypatch.chdir(tmp_path)
+    code = main(["train", *TINY, "precision=fp32", *words, "model.widths=[16]"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert "32 train, 8 val, 10 test, 2 classes" in err
+    folder = out.splitlines()[-1]
     assert folder.startswith("runs/my_light-mlp-eps0-seed0-")
     metrics = (tmp_path / folder / "metrics.json").read_text()
     assert '"accuracy": 1.0' in metrics
 
     write(tmp_path / "my light", {"train/dark/broken.jpg": b"no"})
-    failed = lsexp("train", *TINY, *words, cwd=tmp_path)
-    assert failed.returncode == 1
-    (line,) = failed.stderr.splitlines()
+    assert main(["train", *TINY, *words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("lsexp: my light/train/dark/broken.jpg: cannot be read")
     (tmp_path / "my light" / "test").rename(tmp_path / "my light" / "val")
-    wrong = lsexp("train", *TINY, *words, cwd=tmp_path)
-    assert wrong.returncode == 2
-    (line,) = wrong.stderr.splitlines()
+    assert main(["train", *TINY, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("lsexp: data.path=my light: has no test/")

@@ -3,6 +3,7 @@ traceback, never another number."""
 
 import contextlib
 import csv
+import io
 import json
 import os
 import random
@@ -10,12 +11,14 @@ import shutil
 
 import pytest
 from faults.harness import MANY, TIMES, runs, same
-from support import TINY
+from support import TINY, change_metrics, tiny_plan
 
 from lsexp import load_outputs, load_runs
 from lsexp.analysis.calibration import scores
 from lsexp.cli import main
 from lsexp.errors import UserError
+from lsexp.launch import repair
+from lsexp.runs.catalog import read_run
 from lsexp.runs.store import RunFolder, sealed
 from lsexp.runs.tensors import unpacked
 from lsexp.sweep import manifest
@@ -131,6 +134,8 @@ def test_damage(whole, tmp_path, monkeypatch, capsys, happened, file, how, case)
     assert f"{run.name}  {name}  " in " ".join(out.split()).replace(" ", "  ")
     assert main(["runs", "repair", "--yes"]) == 0, capsys.readouterr().err
     same_but_measured(run, before)
+    if file not in ("model.safetensors", "snapshots", "measured"):
+        return  # what is measured was not hurt
     assert main(["plot", "information"]) == 0
     assert main(PLOT) == 0
     assert of_run(cwd, run.name)["test_nll"] == true["test_nll"]
@@ -244,11 +249,15 @@ def test_outputs_come_back_from_the_weights_without_training(tmp_path, monkeypat
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_outputs_of_other_hardware_are_replaced_and_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_outputs_of_other_hardware_are_replaced_and_told(tmp_path, monkeypatch, at_the_end):
+    """Those of the best val epoch too, where that is the last one."""
+
     def elsewhere(metrics):
         moved = {**metrics["test"], "nll": metrics["test"]["nll"] * (1 + 1e-6)}
+        best = {**metrics["best_val"], "step": 60 if at_the_end else 23, "test": moved}
         checksums = {**metrics["checksums"], "outputs.safetensors": "0" * 64}
-        return {**metrics, "test": moved, "checksums": checksums}
+        return {**metrics, "test": moved, "best_val": best, "checksums": checksums}
 
     run, before = _without_outputs(tmp_path, monkeypatch, elsewhere)
     assert main(["runs", "repair"]) == 0
@@ -257,7 +266,8 @@ def test_outputs_of_other_hardware_are_replaced_and_told(tmp_path, monkeypatch):
     outputs = load_outputs(run)
     true = scores(outputs["test.logits"], outputs["test.labels"])
     assert metrics["test"] == true != was["test"]
-    assert metrics["best_val"]["test"] == was["best_val"]["test"]
+    assert metrics["best_val"]["test"] == (true if at_the_end else was["best_val"]["test"])
+    assert metrics["best_val"]["step"] == was["best_val"]["step"]
     assert metrics["provenance"].pop("evaluated_again")["device"] == "cpu"
     assert metrics["provenance"] == was["provenance"]
     assert {name: (run / name).read_bytes() for name in before} == before
@@ -273,3 +283,57 @@ def test_weights_that_do_not_have_the_recorded_scores_are_told(tmp_path, monkeyp
     assert "its weights give a test nll of" in capsys.readouterr().err
     del before["outputs.safetensors"]
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_record_of_a_failure_that_cannot_be_read_is_removed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+    folder = tiny_plan(tmp_path).folder
+    folder.create(tiny_plan(tmp_path).config, tiny_plan(tmp_path).identity, {})
+    assert main(["runs", "repair", f"runs_dir={tmp_path}"]) == 0
+    (folder.path / "failure.json").write_text('{"error": "no')
+    assert read_run(folder.path).status == "damaged"
+    assert main(["runs", "repair", f"runs_dir={tmp_path}", "--dry-run"]) == 1
+    assert "failure.json  damaged  removed; the command that" in capsys.readouterr().out
+    assert main(["runs", "repair", f"runs_dir={tmp_path}"]) == 0
+    assert read_run(folder.path).status == "interrupted"
+
+
+def test_a_repair_can_be_told_how_a_run_is_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["train", *TINY, "train.steps=60"]) == 0
+    [run] = runs(tmp_path)
+    was = (run / "model.safetensors").read_bytes()
+    change_metrics(run, "config", device="cuda")
+    (run / "model.safetensors").write_bytes(was[:-1])
+    words = ["runs", "repair", "--yes"]
+    assert main(words) == 1
+    assert "device=cpu works everywhere" in capsys.readouterr().err
+    assert (run / "model.safetensors").read_bytes() == was[:-1]
+    assert main([*words, "device=gpu"]) == 2
+    assert main([*words, "device=cpu", "resume=any", "threads=1", "data_dir=data"]) == 0
+    assert (run / "model.safetensors").read_bytes() == was
+    assert load_runs()["data_dir"][0] == "data"
+
+
+def test_outputs_come_back_by_data_that_are_elsewhere_now(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(repair, "evaluate_again", lambda *of: asked.append(of))
+    run, _ = _without_outputs(tmp_path, monkeypatch)
+    assert main(["runs", "repair", "data_dir=data"]) == 0
+    assert asked == [(run.relative_to(tmp_path), "data")]
+
+
+def test_a_repair_that_trains_asks_and_one_of_no_run_says_so(tmp_path, monkeypatch, capsys):
+    run, _ = _without_outputs(tmp_path, monkeypatch)
+    (run / "history.csv").write_text("")
+    for stdin in (None, io.StringIO()):
+        monkeypatch.setattr("sys.stdin", stdin)
+        capsys.readouterr()
+        assert main(["runs", "repair"]) == 2
+        out, err = capsys.readouterr()
+        assert "made again" in out
+        assert err.startswith("lsexp: train 1 run again? nobody can answer here; --yes does it")
+    assert (run / "history.csv").read_text() == ""
+    assert main(["runs", "repair", "seed=7"]) == 0
+    assert capsys.readouterr().out == "no run fits; nothing was looked into\n"

@@ -60,7 +60,6 @@ def test_a_network_of_ones_own_goes_on_as_if_undisturbed(tmp_path):
     words = ["model=custom", "model.target=own:Net", "model.args.width=6", "train.steps=300"]
     undisturbed = train(tmp_path, *words)
     files = weights(undisturbed)
-    assert files["conv.weight"] != b""
     expected = history(undisturbed)
 
     again = tmp_path / "again"

@@ -101,7 +101,7 @@ def test_other_weights_are_told_and_nothing_is_added(tmp_path):
     assert not list(tmp_path.glob(".aside/*/*"))  # another machine may do it
 
 
-def test_what_could_not_end_alike_is_not_trained(tmp_path, monkeypatch):
+def test_what_could_not_end_alike_is_not_trained(tmp_path):
     plan = tiny_plan(tmp_path)
     execute(plan)
     segments = plan.folder.metrics()["provenance"]["segments"]
@@ -220,7 +220,7 @@ def test_a_disk_that_is_full_gets_one_line(tmp_path, monkeypatch):
         execute(plan)
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
     execute(tiny_plan(tmp_path))
     plan = tiny_plan(tmp_path, ASKED)
     (plan.folder.path / "snapshots").write_text("in the way")
@@ -229,7 +229,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path, monke
     assert not (tmp_path / ".aside").exists()
 
 
-def test_a_snapshot_that_was_removed_comes_back(whole, tmp_path):
+def test_a_snapshot_that_was_removed_comes_back(tmp_path):
     plan = tiny_plan(tmp_path, ASKED)
     execute(plan)
     path = plan.folder.snapshot(STEPS[2])
@@ -283,8 +283,3 @@ def test_a_dry_run_tells_what_they_would_cost(tmp_path):
         "train", *TINY, f"runs_dir={tmp_path}", ASKED, "--dry-run", cwd=tmp_path
     )  # fmt: skip
     assert "finished, but for 6 snapshots; about " in done.stdout
-
-
-def test_a_plan_with_another_folder_is_the_same_run(tmp_path):
-    plan = tiny_plan(tmp_path, ASKED)
-    assert replace(plan, folder=plan.folder).snapshots == STEPS

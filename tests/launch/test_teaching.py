@@ -14,6 +14,7 @@ from lsexp.errors import UserError
 from lsexp.files import sha256_of
 from lsexp.launch import teaching
 from lsexp.launch.local import execute
+from lsexp.launch.plan import describe_state
 from lsexp.losses import distillation_loss
 from lsexp.measure import Network, Views, measure
 from lsexp.runs.catalog import read_run
@@ -212,6 +213,9 @@ def test_a_student_whose_teacher_has_changed_is_stale(taught):
     change_metrics(taught, "checksums", **{"model.safetensors": "0" * 64})
     assert read_run(plan.folder.path).status == "stale"
     assert not plan.done()
+    told = describe_state(plan)
+    assert told.startswith("state    finished, but its teacher has been trained again since")
+    assert f"`lsexp runs rm {plan.folder.path.name} runs_dir={taught.parent}`" in told
     with pytest.raises(UserError, match=r"its teacher has been trained again since .* runs rm"):
         execute(plan)
     whole = (taught / "metrics.json").read_text()
@@ -289,7 +293,7 @@ def test_a_student_that_is_resumed_under_another_teacher_begins_again(taught, ca
         (["loss.teacher=x", "loss.temperature=-1"], r"loss\.temperature=-1.*: must be more than 0"),
     ],
 )
-def test_wrong_words(tmp_path, taught, words, message):
+def test_wrong_words(taught, words, message):
     with pytest.raises(UserError, match=message):
         tiny_plan(taught.parent, *STUDENT, *words)
 
@@ -304,6 +308,16 @@ def test_a_teacher_must_be_finished_alone_of_its_name_and_of_the_same_data(taugh
     (taught / "metrics.json").unlink()
     with pytest.raises(UserError, match="is not finished; `lsexp runs show"):
         tiny_plan(taught.parent, *STUDENT, f"loss.teacher={taught}")
+
+
+def test_a_name_is_of_the_folder_of_runs_and_a_path_of_the_working_folder(
+    taught, trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(teaching, "read_runs", None)  # which would read all that is there
+    monkeypatch.chdir(trained.parent)
+    assert student(taught.parent).teaching.path == taught
+    words = [*STUDENT, f"loss.teacher=./{trained.name}"]
+    assert tiny_plan(tmp_path / "none", *words).teaching.path.resolve() == trained
 
 
 def test_a_student_can_teach(taught):

@@ -14,7 +14,7 @@ import lsexp
 from lsexp import processes
 from lsexp.cli import main
 from lsexp.errors import UserError
-from lsexp.runs import claims, store
+from lsexp.runs import claims, command, store
 from lsexp.runs.catalog import read_runs
 from lsexp.runs.store import aside_of
 
@@ -120,6 +120,16 @@ def test_show_tells_everything_known(capsys, runs):
         ):
             assert word in text, word
     assert json.loads("\n".join(run(capsys, "show", name, f"runs_dir={runs}", "--json")[1]))
+
+
+def test_show_leaves_out_files_that_vanish_meanwhile(capsys, runs, monkeypatch):
+    folder = next(runs.iterdir())
+    found = [(str(folder), [], ["config.yaml", "gone"])]
+    monkeypatch.setattr(command.os, "walk", lambda _: found)
+    code, out, _ = run(capsys, "show", folder.name, f"runs_dir={runs}")
+    files = [line.split()[0] for line in out[out.index("files") + 1 :]]
+    assert (code, files[0]) == (0, "config.yaml")
+    assert "gone" not in files
 
 
 def test_show_of_a_failed_run_has_its_traceback(capsys, runs):
@@ -272,14 +282,15 @@ def test_a_thousand_runs_are_listed_quickly(runs, tmp_path):
         target.mkdir()
         for file in sources[number % 4].iterdir():
             os.link(file, target / file.name)
-    times = []
-    for _ in range(3):
+    for _ in range(3):  # once is enough; the machine may be busy
         start = time.perf_counter()
         command = [sys.executable, "-m", "lsexp.cli", "runs", f"runs_dir={many}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        if seconds < 1.5:
+            break
     assert done.stdout.splitlines()[-1].startswith("1000 runs (1000 finished)")
-    assert min(times) < 1.5
+    assert seconds < 1.5
 
 
 @pytest.mark.parametrize("word", ["seed=!!timestamp x", f"seed={'[' * 2000}", "seed=!!int x"])

@@ -213,19 +213,31 @@ def test_many_processes_at_once_get_one_claim(tmp_path):
         "import pathlib, sys, time; from lsexp.runs.claims import acquire\n"
         "class Waited(Exception): pass\n"
         "def waiting(record): raise Waited\n"
-        "while time.time() < float(sys.argv[2]): pass\n"
+        "print('ready', flush=True); at = float(sys.stdin.readline())\n"
+        "while time.time() < at: pass\n"
         "try:\n"
         "    acquire(pathlib.Path(sys.argv[1]), timeout=99, environment={}, over=lambda: False,"
         " waiting=waiting)\n"
-        "    print('mine', flush=True); time.sleep(3)\n"
-        "except Waited: print('waited')\n"
+        "    print('mine', flush=True); sys.stdin.readline()\n"
+        "except Waited: print('waited', flush=True)\n"
     )
-    at = str(time.time() + 1.5)
     started = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), at], stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
         for _ in range(6)
     ]
-    said = sorted(process.communicate()[0].decode().strip() for process in started)
+    assert {process.stdout.readline() for process in started} == {"ready\n"}
+    at = time.time() + 0.1
+    for process in started:
+        process.stdin.write(f"{at}\n")
+    said = sorted(process.stdout.readline().strip() for process in started)
+    for process in started:  # the owner has waited for all of them
+        process.communicate()
     assert said == ["mine"] + ["waited"] * 5
 
 

@@ -11,7 +11,7 @@ from lsexp.errors import UserError
 from lsexp.files import replace_file, whose
 from lsexp.runs import claims
 from lsexp.runs.claims import acquire
-from lsexp.runs.store import Damaged, RunFolder, sealed
+from lsexp.runs.store import Damaged, RunFolder, elsewhere, sealed
 
 
 @pytest.fixture
@@ -297,3 +297,36 @@ def test_a_process_killed_while_it_writes_leaves_nothing_behind_in_a_finished_ru
     complete(claim)
     folder.publish(claim)
     assert names(folder) == ["metrics.json", "model.safetensors"]
+
+
+def test_checkpoints_that_are_outdated_do_not_count_and_later_ones_do(folder):
+    folder.outdate_checkpoints()
+    assert not folder.checkpoints() + names(folder)  # there were none
+    old, new = (folder.path / f"attempt-{k}" / "checkpoint.pt" for k in "12")
+    old.parent.mkdir()
+    old.touch()
+    assert folder.checkpoints() == [old]
+    folder.outdate_checkpoints()
+    assert folder.checkpoints() == []
+    new.parent.mkdir()
+    new.touch()
+    later = (folder.path / "restart").stat().st_mtime_ns + 1
+    os.utime(new, ns=(later, later))
+    assert folder.checkpoints() == [new]
+    (folder.path / "metrics.json").write_text(TEXT)
+    assert folder.finished()
+    assert names(folder) == ["metrics.json"]
+
+
+def test_a_command_that_is_told_names_the_folder_of_runs_unless_it_is_the_usual(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LSEXP_RUNS_DIR", raising=False)
+    assert elsewhere(Path("runs")) == elsewhere(tmp_path / "runs") == ""
+    assert elsewhere(Path("my runs")) == " runs_dir='my runs'"
+    monkeypatch.setenv("LSEXP_RUNS_DIR", "my runs")
+    assert elsewhere(tmp_path / "my runs") == ""
+    assert elsewhere(Path("runs")) == " runs_dir=runs"
+    told = str(Damaged(Path("runs/a/snapshots/b"), "cut", "a"))
+    assert told == "runs/a/snapshots/b: cut; `lsexp runs repair a runs_dir=runs` makes it again"

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from lsexp.compose import train_configs
-from lsexp.config import check
+from lsexp.config import DistillationConfig, check
 from lsexp.data import Dataset, draw_splits, load
 from lsexp.data.batches import Images
 from lsexp.data.canonical import Arrays, canonical
 from lsexp.training.member import Member, step
+from lsexp.training.teacher import Table
 
 STEPS = 5
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,6 +43,12 @@ MADE_UP = {
 }
 
 
+def made_up_teacher(images: int, num_classes: int) -> Table:
+    """Logits from a formula, of each image as it is and mirrored."""
+    v, n, k = np.ogrid[:2, :images, :num_classes]
+    return Table(torch.from_numpy((v * 5 + n * 7 + k * 13) % 17 / 4).float())
+
+
 def first_steps(recipe: str, *words: str) -> dict[str, dict[str, float]]:
     """Losses of the first steps and norms of the weights after them."""
     [(config, _)] = train_configs([f"recipe={recipe}", "budget=smoke", "precision=fp32", *words])
@@ -51,7 +58,10 @@ def first_steps(recipe: str, *words: str) -> dict[str, dict[str, float]]:
     splits = draw_splits(dataset, config.data)
     arrays = dataset.arrays
     train = Images.on(torch.device("cpu"), arrays.train_images, arrays.train_labels, splits.train)
-    member = Member(config, train, dataset.num_classes)
+    taught = None
+    if isinstance(config.loss, DistillationConfig):
+        taught = made_up_teacher(len(splits.train), dataset.num_classes)
+    member = Member(config, train, dataset.num_classes, taught)
     for _ in range(STEPS):
         step(member)
     return {
@@ -69,6 +79,14 @@ def first_steps(recipe: str, *words: str) -> dict[str, dict[str, float]]:
     [
         ("digits_mlp", ["digits_mlp"]),
         ("digits_mlp_smoothed", ["digits_mlp", "loss.eps=0.1", "seed=1"]),
+        ("digits_shifted", ["digits_shifted"]),
+        (
+            "digits_student",
+            [
+                *("digits_mlp", "loss=distillation", "loss.teacher=made-up", "augment.flip=true"),
+                *("loss.temperature=2", "loss.t_squared=true", "loss.beta=0.7", "loss.eps=0.1"),
+            ],
+        ),
         ("mnist_mlp", ["mnist_mlp"]),
         ("cifar10_alexnet", ["cifar10_alexnet", "loss.eps=0.1"]),
         ("cifar100_resnet56_thin", ["cifar100_resnet56_thin", "loss.eps=0.1"]),

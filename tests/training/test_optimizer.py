@@ -134,16 +134,21 @@ def test_weight_decay_shrinks_only_the_parameters_named(decay, decaying):
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("config", "words", "example"),
     [
-        (OptimConfig(lr_scale={"conv1": 0.1}), r"optim\.lr_scale=conv1: "),
-        (OptimConfig(lr_scale={"hid": 0.1}), r"optim\.lr_scale=hid: "),
-        (OptimConfig(weight_decay=0.1, decay=["*.weights"]), r"optim\.decay=\*\.weights: "),
-        (OptimConfig(weight_decay=0.1, decay=["*.weight", "x"]), r"optim\.decay=x: "),
+        (OptimConfig(lr_scale={"conv1": 0.1}), r"optim\.lr_scale=conv1: ", r"lr_scale=\{head:"),
+        (OptimConfig(lr_scale={"hid": 0.1}), r"optim\.lr_scale=hid: ", r"lr_scale=\{head:"),
+        (
+            OptimConfig(weight_decay=0.1, decay=["*.weights"]),
+            r"optim\.decay=\*\.weights: ",
+            r"decay=\[",
+        ),
+        (OptimConfig(weight_decay=0.1, decay=["*.weight", "x"]), r"optim\.decay=x: ", r"decay=\["),
     ],
 )
-def test_a_name_that_matches_nothing_is_refused_with_the_names_there_are(config, words):
-    with pytest.raises(UserError, match=words + ".*" + ", ".join(NAMES)):
+def test_a_name_that_matches_nothing_is_refused_with_the_names_there_are(config, words, example):
+    names = ", ".join(NAMES)
+    with pytest.raises(UserError, match=f"{words}.*{names}.*e.g. 'optim.{example}"):
         build_optimizer(Tiny(), config)
 
 
