@@ -556,13 +556,13 @@ def _findings(
     no_smoothed = [one for one in lacking if (one[0], one[2]) == (STUDENT, 1.0) and one[1]]
     best_smoothed = _best(smoothed, no_smoothed)
     found: dict[str, Interval | str] = {}
-    for claim, one in ((HARD_HELPS, best), (HARD_ALWAYS_HELP, worst)):
-        if isinstance(one, str):
-            found[claim.name] = f"the hard teacher: {one}"
+    for claim, hard in ((HARD_HELPS, best), (HARD_ALWAYS_HELP, worst)):
+        if isinstance(hard, str):
+            found[claim.name] = f"the hard teacher: {hard}"
         elif hard_labels is None:
             found[claim.name] = "needs baseline students at eps 0"
         else:
-            found[claim.name] = _mean_paired([(one, hard_labels)])
+            found[claim.name] = _mean_paired([(hard, hard_labels)])
     no_baseline = [one for one in lacking if one[0] == BASELINE and one[1]]
     apart = (
         _needs([*no_smoothed, *no_baseline])
