@@ -28,6 +28,7 @@ from lsexp import compose
 from lsexp.config import DistillationConfig, TrainConfig, check
 from lsexp.errors import UserError
 from lsexp.files import clear, replace_file
+from lsexp.sweep.naming import for_path, shortened
 from lsexp.text import say, table, user_path
 
 HELP = """\
@@ -50,7 +51,8 @@ On a GPU (device=cuda) it measures steps taken one by one (eager), and replayed 
   seconds=5         of measuring, for each figure, behind a second of warming up
   workers=N         processes of the sweep (default: as many as there are cores for their threads)
   members=N,...     runs at once on a GPU (default: 1,2,4,8)
-  out_dir=FOLDER    or LSEXP_OUT_DIR: where the figures go, as JSON (default: out)
+  out_dir=FOLDER    or LSEXP_OUT_DIR: where the figures go, as JSON (default: out), to a file of
+                    their own for what is typed beside it
 
 Any key of `lsexp train` applies to every recipe; `lsexp train --help` lists them.
 """
@@ -150,7 +152,10 @@ def run(words: list[str]) -> int:
             _check_plan(config, chosen, Path(scratch))
     machine = _machine(device)
     name = "cuda" if device.type == "cuda" else machine["cpu_class"]
-    path = options["out_dir"] / "bench" / f"{name}.json"
+    # What was typed is named: some recipes, or other settings, do not replace the whole.
+    aside = ("out_dir", "data_dir", "device")
+    name += for_path([word for word in words if word.partition("=")[0] not in aside])
+    path = options["out_dir"] / "bench" / f"{shortened(name)}.json"
     try:  # before minutes of measuring
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()

@@ -159,7 +159,8 @@ def _train(words: list[str]) -> int:
             continue
         print(f"{results.summary(metrics)}\n{run.folder.path}", flush=True)
     if failed:
-        raise UserError(f"{len(failed)} of {len(configs)} runs failed, see above", exit_code=1)
+        code = min(error.exit_code for error in failed)  # 2 where all are of the words
+        raise UserError(f"{len(failed)} of {len(configs)} runs failed, see above", exit_code=code)
     return 0
 
 

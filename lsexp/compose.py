@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,8 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
             varied = [key for key, item in own.items() if "list" in str(item.type)]
             lists = " and ".join(key for key in varied if key not in module.VIEW)
             text = f"{word}: several values; a sweep varies {lists} only"
+            if word.partition("=")[0] in _keys_of("list"):
+                text += f", brackets make a list: {word.replace('=', '=[', 1)}]"
         raise UserError(text) from error
     if not found:
         return None
@@ -355,7 +357,8 @@ def _check_words(
                     raise UserError(f"{word}: needs a value; `{help_command}`")
                 value = queue.pop(0)
             if flag in ("-cd", "--config-dir"):
-                config_dir = str(user_path("--config-dir", value).resolve())
+                # Path.resolve raises where links go round in a circle, before Python 3.13.
+                config_dir = os.path.realpath(user_path("--config-dir", value))
                 if not Path(config_dir).is_dir():
                     raise UserError(f"--config-dir {value}: no such folder")
                 flags += ["--config-dir", config_dir]
@@ -509,6 +512,22 @@ def _hydra(
         *(ValueError, OverflowError),
     ) as error:
         raise _reworded(error) from error
+    except RecursionError as error:
+        raise _endless(overrides) from error
+
+
+def _endless(overrides: Sequence[str]) -> UserError:
+    """A file of the user's own names itself, or is nested deeper than can be read."""
+    chosen = (word.partition("=") for word in overrides)
+    own = [
+        f"{group}={name}"
+        for group, _, name in chosen
+        if group in (*GROUPS, *SWEEP_GROUPS) and name not in options(group, None)
+    ]
+    return UserError(
+        f"{(own or ['--config-dir'])[0]}: its file names itself in `defaults:`, at once or by way "
+        f"of another, or is nested too deep"
+    )
 
 
 def _composed(primary: str, overrides: list[str]) -> tuple[Any, Any]:

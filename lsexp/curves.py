@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-import os
 from typing import TYPE_CHECKING, Any
 
 from lsexp import studies
 from lsexp.config import MODELS, TrainConfig, walk
 from lsexp.errors import UserError, unknown
-from lsexp.figures import FORMATS, panels, series_style, styled, write_figure, write_table
+from lsexp.figures import grid, series_style, styled, write_figure, write_table
 from lsexp.files import clear
 from lsexp.runs.catalog import Entry, read_runs
 from lsexp.runs.store import Damaged, RunFolder
-from lsexp.text import say, user_path
+from lsexp.sweep.naming import for_path, shortened
+from lsexp.sweep.show import Output
+from lsexp.text import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,37 +50,30 @@ def run(words: list[str]) -> int:
         return 0
     if words[0] != "curves":
         raise unknown(words[0], "figure", ["curves", *studies.names()], "lsexp plot --help")
-    options = {"runs_dir": None, "out_dir": os.environ.get("LSEXP_OUT_DIR") or "out"}
-    options["figure.format"] = "png"
+    output, typed = Output.split(words[1:])
+    runs_dir = None
     selecting: list[str] = []
-    typed: set[str] = set()
-    for word in words[1:]:
-        name, equals, value = word.partition("=")
+    for word in typed:
         if word.startswith("-"):
             raise unknown(word, "flag", ["--help"], "lsexp plot --help")
-        if equals and name in options:
-            if name in typed:
-                raise UserError(f"{name}: is given twice")
-            typed.add(name)
-            options[name] = value
-        else:
+        if not word.startswith("runs_dir="):
             selecting.append(word)
-    formats = str(options["figure.format"]).split(",")
-    for one in formats:
-        if one not in FORMATS:
-            raise UserError(f"figure.format={one}: must be {' or '.join(FORMATS)}")
+        elif runs_dir is not None:
+            raise UserError("runs_dir: is given twice")
+        else:
+            runs_dir = word.partition("=")[2]
 
-    entries = choose(options["runs_dir"], selecting)
+    entries = choose(runs_dir, selecting)
     histories = [(entry, read_history(entry)) for entry in entries]
     figure = draw(histories)
-    folder = user_path("out_dir", str(options["out_dir"])) / "curves" / _subfolder(entries)
+    folder = output.folder / "curves" / _subfolder(entries, selecting)
     try:
         table = write_table(long_table(histories), folder / "curves.csv")
-        written = [*write_figure(figure, folder / "curves", formats), table]
+        written = [*write_figure(figure, folder / "curves", output.formats), table]
         clear(folder)
     except OSError as error:
         raise UserError(
-            f"out_dir={options['out_dir']}: {error.strerror or error}", exit_code=1
+            f"out_dir={output.folder}: {error.strerror or error}", exit_code=1
         ) from error
     print(*written, sep="\n")
     return 0
@@ -157,7 +151,7 @@ def draw(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> Figure:
     naming = differing([entry for entry, _ in histories])
     names = [", ".join(f"{_short(k)} {e.config.get(k)}" for k in naming) for e, _ in histories]
     series = list(dict.fromkeys(names))
-    figure, axes = panels(len(PANELS))
+    figure, [axes] = grid(1, len(PANELS))
     for axis, (column, factor, label) in zip(axes, PANELS, strict=True):
         for name, (_, rows) in zip(names, histories, strict=True):
             points = [(r["epoch"], r[column] * factor) for r in rows if r[column] is not None]
@@ -207,6 +201,9 @@ def _short(key: str) -> str:
     return key.partition(".")[0] if key.endswith(".name") else key.rpartition(".")[2]
 
 
-def _subfolder(entries: list[Entry]) -> str:
+def _subfolder(entries: list[Entry], words: list[str]) -> str:
+    """Recipe and budget, if they have one, and what else chose the runs."""
     kinds = {f"{e.config.get('recipe')}-{e.config.get('budget')}" for e in entries}
-    return kinds.pop() if len(kinds) == 1 else "mixed"
+    told = ("recipe", "budget") if len(kinds) == 1 else ()
+    others = [word for word in words if word.partition("=")[0] not in told]
+    return shortened(f"{kinds.pop() if told else 'mixed'}{for_path(others)}")

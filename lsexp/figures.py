@@ -52,12 +52,6 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def panels(columns: int, *, width: float = 3.6, height: float = 3.2) -> tuple[Figure, list[Any]]:
-    """A figure with `columns` axes side by side; sizes of each in inches."""
-    figure, axes = grid(1, columns, width=width, height=height)
-    return figure, axes[0]
-
-
 def grid(
     rows: int,
     columns: int,

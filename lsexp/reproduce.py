@@ -11,10 +11,11 @@ from typing import Any
 from lsexp import compose, studies
 from lsexp.config import DistillationConfig, LossConfig
 from lsexp.errors import UserError, unknown
-from lsexp.report.command import folder_of, write
+from lsexp.report.command import write
 from lsexp.studies._teaching import STUDENTS
-from lsexp.sweep.asked import PARTNERS, ask
+from lsexp.sweep.asked import FOR_ALL, PARTNERS, ask, has_partner
 from lsexp.sweep.command import Found, Job, carry_out
+from lsexp.sweep.naming import deciding, for_path, of_own_files, shortened
 from lsexp.sweep.show import Output
 
 HELP = """\
@@ -31,6 +32,9 @@ Keys of `lsexp sweep STUDY` go to every study that has them, STUDY.KEY=VALUE to 
 optim.* are of their students too. A run that several studies need is trained once. Stopped in the
 middle, the same command goes on. `lsexp sweep --help` lists the studies, `lsexp sweep STUDY --help`
 the keys of one.
+
+The pages go to OUT_DIR/report, those of some studies or of other keys to a folder that is named
+after these words, OUT_DIR/reproduce-WORDS.
 """
 TEACHERS_OF = {
     student: [name for name, its in STUDENTS.items() if its == student]
@@ -39,6 +43,11 @@ TEACHERS_OF = {
 """Recipe of students to those of their teachers."""
 OF_ALL_RUNS, OF_A_NETWORK = ("train", "optim"), ("model", "augment")
 """Sections of keys that students share with their teachers, and that they do not."""
+FOR_EVERY_STUDY = (
+    *(*FOR_ALL, "data_dir", "out_dir", "figure.format", "resume", "threads", "workers", "members"),
+    *compose.SWEEP_GROUPS,
+)
+"""Keys, and sections, that are of all studies together."""
 
 
 def run(words: list[str]) -> int:
@@ -69,13 +78,22 @@ def run(words: list[str]) -> int:
     if not jobs:
         return 0
     command = shlex.join(["lsexp", "reproduce", *words])
-
-    recipes = [word.removeprefix("recipe=") for word in typed if word.startswith("recipe=")]
+    folder = output.folder / _folder(chosen, typed)
 
     def report(found: Sequence[Found]) -> None:
-        print(*write(found, folder_of(output.folder, [*chosen, *recipes]), command), sep="\n")
+        print(*write(found, folder, command), sep="\n")
 
     return carry_out("reproduce", words, jobs, output, dry_run=dry_run, detach=detach, after=report)
+
+
+def _folder(chosen: Sequence[str], words: Sequence[str]) -> str:
+    """Where the pages go: not over those of `lsexp report`, which has more, where it is of less.
+
+    >>> _folder([], ["workers=2"]), _folder(["eps"], ["budget=smoke"])
+    ('report', 'reproduce-eps-budget=smoke')
+    """
+    typed = f"{for_path([*chosen, *deciding(words)])}{of_own_files(words)}"
+    return shortened(f"reproduce{typed}") if typed else "report"
 
 
 def _names(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -113,7 +131,7 @@ def _check(words: Sequence[str], names: Sequence[str]) -> None:
             if group not in names:
                 raise UserError(f"{word}: {group} is not among the studies that are asked for")
             key = name.removeprefix(f"{group}.")
-            if key.partition(".")[0] in (*compose.SWEEP_GROUPS, "workers", "members"):
+            if {key, key.partition(".")[0]} & {*FOR_EVERY_STUDY}:
                 raise UserError(f"{word}: is for all studies, write {key}={word.partition('=')[2]}")
         elif group in PARTNERS and "." in name:
             if group not in kinds:
@@ -149,7 +167,7 @@ def _words_of(name: str, module: Any, words: Sequence[str]) -> list[str]:
     alone = [word.removeprefix(f"{name}.") for word in words if word.startswith(f"{name}.")]
     typed = {word.partition("=")[0] for word in alone}
     theirs = {word.partition("=")[0] for word in [*words, *alone]}
-    taught = kind == "teacher" or "students=true" in words
+    taught = has_partner(name, module, [*words, *alone])
     found = []
     for word in words:
         key, equals, value = word.partition("=")

@@ -169,6 +169,9 @@ def test_the_command_measures_alone_and_as_a_sweep(tmp_path, monkeypatch, capsys
     lines = said.splitlines()
     assert lines[0].startswith("machine ")
     path = tmp_path / lines[-1]
+    assert path.name.endswith(
+        "-recipe=mnist_mlp-seconds=0.2-workers=2-threads=1-precision=fp32.json"
+    )
     found = json.loads(path.read_text())
     assert found["machine"]["cpu_class"] in lines[0]
     [row] = found["recipes"]

@@ -352,6 +352,12 @@ def test_a_failed_run_does_not_stop_the_others_of_a_multirun(capsys):
     assert "1 of 2 runs failed" in err.splitlines()[-1]
 
 
+def test_a_multirun_whose_words_are_wrong_says_so_by_its_exit_code(capsys):
+    code, _, err = run(capsys, "train", *SMOKE, "-m", "seed=0,1", "augment.shift=100")
+    assert code == 2
+    assert "2 of 2 runs failed" in err.splitlines()[-1]
+
+
 def test_a_full_disk_loses_nothing(capsys, tmp_path, monkeypatch):
     def full(*_arguments):
         raise OSError(28, "No space left on device")
@@ -436,6 +442,26 @@ def test_what_is_wrong_in_a_recipe_of_ones_own(capsys, tmp_path, text, message):
     assert err.startswith(f"lsexp: In 'recipe/mine': {message}")
 
 
+@pytest.mark.parametrize("command", [["train"], ["sweep", "eps"]])
+def test_recipes_that_name_each_other(capsys, tmp_path, command):
+    (tmp_path / "conf/recipe").mkdir(parents=True)
+    for name, other in (("mine", "mine"), ("one", "two"), ("two", "one")):
+        text = f"# @package _global_\ndefaults: [{other}]\n"
+        (tmp_path / f"conf/recipe/{name}.yaml").write_text(text)
+    for name in ("mine", "one"):
+        words = ["--config-dir", "conf", f"recipe={name}", "--dry-run"]
+        code, _, err = run(capsys, *command, *words)
+        assert code == 2
+        assert err.startswith(f"lsexp: recipe={name}: its file names itself in `defaults:`")
+        assert err.count("\n") == 1
+
+
+def test_a_folder_of_ones_own_that_is_a_circle_of_links(capsys, tmp_path):
+    (tmp_path / "conf").symlink_to("conf")
+    code, _, err = run(capsys, "train", "--config-dir", "conf")
+    assert (code, err) == (2, "lsexp: --config-dir conf: no such folder\n")
+
+
 def test_files_of_ones_own_that_cannot_be_used(capsys, tmp_path):
     folder = tmp_path / "conf/recipe"
     folder.mkdir(parents=True)
@@ -453,7 +479,9 @@ def test_files_of_ones_own_that_cannot_be_used(capsys, tmp_path):
 def test_restart_ignores_the_checkpoint(capsys, monkeypatch):
     interrupted(capsys, monkeypatch)
     words = ["train", *SMOKE, "resume=restart"]
-    assert "step 0 of" not in "".join(run(capsys, *words, "--dry-run")[1])
+    begun = " of 50 is done"
+    assert begun in "".join(run(capsys, "train", *SMOKE, "--dry-run")[1])
+    assert begun not in "".join(run(capsys, *words, "--dry-run")[1])
     code, _, err = run(capsys, *words)
     assert code == 0
     assert "continuing" not in err

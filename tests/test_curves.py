@@ -25,7 +25,7 @@ def plot(capsys, runs, tmp_path, *words):
 
 def test_figure_and_numbers_are_written_and_their_paths_printed(capsys, runs, tmp_path):
     code, paths, _ = plot(capsys, runs, tmp_path, "figure.format=png,pdf,svg", "data.split=holdout")
-    folder = tmp_path / "out" / "curves" / "digits_mlp-smoke"
+    folder = tmp_path / "out" / "curves" / "digits_mlp-smoke-data.split=holdout"
     assert code == 0
     assert paths == [folder / f"curves.{ending}" for ending in ("png", "pdf", "svg", "csv")]
     assert all(path.stat().st_size > 500 for path in paths)
@@ -47,7 +47,7 @@ def test_what_is_drawn_is_the_history(runs):
     assert nll.lines[0].get_ydata().tolist() == [row["val_nll"] for row in rows]
     assert accuracy.lines[0].get_ydata().max() == max(100 * row["val_accuracy"] for row in rows)
     assert [axis.get_xlabel() for axis in figure.axes] == ["epochs"] * 3
-    assert "(nats)" in loss.get_ylabel()
+    assert "(nats)" in nll.get_ylabel()  # the loss may be scaled
 
 
 def test_seeds_share_a_series_and_eps_tells_them_apart(runs):
@@ -104,6 +104,17 @@ def test_wrong_words(capsys, runs, tmp_path, words, part):
     assert code in (1, 2)
     assert paths == []
     assert part in err
+
+
+def test_another_choice_of_runs_has_a_folder_of_its_own(capsys, runs, tmp_path):
+    chosen = ["loss.eps=0", "loss.eps=0.1"]
+    found = {plot(capsys, runs, tmp_path, "recipe=digits_mlp", word)[1][0] for word in chosen}
+    assert {path.parent.name for path in found} == {f"digits_mlp-smoke-{word}" for word in chosen}
+
+
+def test_a_folder_that_cannot_be_written_is_told(capsys, runs):
+    assert main(["plot", "curves", f"runs_dir={runs}", "out_dir=/dev/null/x"]) == 2
+    assert "out_dir=/dev/null/x: /dev/null is no folder" in capsys.readouterr().err
 
 
 def test_an_unknown_figure(capsys):

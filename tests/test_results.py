@@ -11,8 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lsexp import studies
 from lsexp.analysis.statistics import paired
 from lsexp.cli import main
+from lsexp.sweep.asked import ask
 
 ROOT = Path(__file__).resolve().parents[1]
 README = " ".join((ROOT / "README.md").read_text().split())
@@ -340,7 +342,10 @@ def test_what_is_to_be_run_is_understood(script, capsys):
     for commands in script.SETS.values():
         for command in commands:
             verb, *words = command.split()
-            if verb != "report":
+            if verb in ("sweep", "plot"):
+                [asked] = ask(words[0], studies.study(words[0], ""), words[1:])
+                assert asked.runs, command
+            elif verb != "report":
                 assert main([verb, *words, "--cfg", "job"]) == 0, command
     capsys.readouterr()
 

@@ -20,8 +20,8 @@ from support import FINISHED, TINY, lsexp, names, tiny_plan, until_it_saves, wei
 from lsexp.cli import main
 from lsexp.config import SweepConfig, TorchvisionConfig
 from lsexp.errors import UserError
+from lsexp.launch.hands import Hands, hands_for, members_of
 from lsexp.launch.local import execute
-from lsexp.sweep.work import Hands, hands_for, members_of
 
 WORDS = ["budget=smoke", "artifacts.tensorboard=false", "workers=2"]
 ONE = [*WORDS[:-1], "workers=1"]
@@ -155,7 +155,7 @@ def test_a_plot_without_words_is_of_the_newest_sweep(swept):
     assert plotted[-6:-4] == [f"out/eps/digits_mlp-smoke/eps.{kind}" for kind in ("svg", "pdf")]
 
 
-def test_a_plot_of_runs_that_were_never_trained_calls_them_missing(swept, tmp_path):
+def test_a_plot_of_runs_that_were_never_trained_calls_them_missing(tmp_path):
     _, err = sweep(tmp_path, *WORDS, "eps=0", "seeds=2", command="plot", code=1)
     [line] = [line for line in err.splitlines() if line.startswith("lsexp: ")]
     assert line.startswith("lsexp: plot eps: none of its 2 runs is finished with what")
@@ -208,6 +208,11 @@ def test_a_multirun_of_hydra_fills_the_same_folders(tmp_path, capsys, monkeypatc
             "budget=smoke: comes after the study: lsexp sweep eps budget=smoke ...",
         ),
         ("eps optim.lr=0.1,0.2", "optim.lr=0.1,0.2: several values; a sweep varies eps and seeds"),
+        (
+            "eps optim.milestones=0.5,0.75",
+            "optim.milestones=0.5,0.75: several values; a sweep varies eps and seeds only, "
+            "brackets make a list: optim.milestones=[0.5,0.75]",
+        ),
         ("eps model.args.x=3", "model.args.x=3: goes with model=custom"),
         ("eps out_dir=a out_dir=b", "out_dir: is given twice"),
         ("eps out_dir=/dev/null/out", "out_dir=/dev/null/out: /dev/null is no folder that can be"),
@@ -501,7 +506,7 @@ def test_students_learn_from_the_teachers_of_another_sweep(swept, capsys, monkey
     assert "14 runs: 4 finished, 10 to do" in capsys.readouterr().out.splitlines()[-1]
     done = lsexp("sweep", "distillation", *words, cwd=cwd)
     assert done.returncode == 0, done.stderr
-    folder = cwd / "out/distillation/digits_distill-smoke-teacher.model.widths=_128,128_"
+    folder = cwd / "out/distillation/digits_distill-smoke-teacher.model.widths=_128,128__0f606f"
     with (folder / "distillation.csv").open() as file:
         rows = list(csv.DictReader(file))
     places = {(row["role"], row["eps"], row["temperature"]) for row in rows}
@@ -679,7 +684,7 @@ def test_recipes_become_rows(swept):
     words = [*ONE, "eps=0,0.1", "seeds=1", "--config-dir", "own"]
     done = lsexp("sweep", "projections", "rows=digits_mlp,shifted", *words, cwd=cwd)
     assert done.returncode == 0, done.stderr
-    folder = cwd / "out/projections/digits_mlp+shifted-smoke"
+    [folder] = cwd.glob("out/projections/digits_mlp+shifted-smoke-own_*")
     with (folder / "projections.csv").open() as file:
         assert {row["recipe"] for row in csv.DictReader(file)} == {"digits_mlp", "shifted"}
     again = lsexp("plot", "projections", cwd=cwd)

@@ -589,8 +589,8 @@ class Share:
     def _members(self) -> int:
         if self.jobs.members is not None:
             return self.jobs.members
+        from lsexp.launch.hands import Hands, members_of
         from lsexp.launch.plan import Planner
-        from lsexp.sweep.work import Hands, members_of
 
         planners: dict[str, Planner] = {}  # each loads its data once
         plans = []

@@ -83,7 +83,8 @@ def run(words: list[str]) -> int:
         except UserError as error:
             say(f"lsexp: left out: {error}")
             drawn.append((study, manifest, error))
-    folder = folder_of(output.folder, [one for one in (*chosen, *recipes) if one in told])
+    named = [one for one in (*chosen, *recipes) if one in told]
+    folder = output.folder / "-".join(["report", *named]).replace("/", "_")
     print(*write(drawn, folder, command), sep="\n")
     return 0
 
@@ -96,13 +97,8 @@ def _recipes(study: str, manifest: Manifest) -> set[str]:
     return of | {name for name in names if getattr(module, "recipe_for", str)(name) in of}
 
 
-def folder_of(out_dir: Path, chosen: Sequence[str]) -> Path:
-    """Where the pages of these studies and recipes go; of all, if none is named."""
-    return out_dir / "-".join(["report", *chosen]).replace("/", "_")
-
-
 def write(found: Sequence[Found], folder: Path, command: str) -> list[Path]:
-    """Write both pages of what sweeps found to a folder of `folder_of`; returns their paths.
+    """Write both pages of what sweeps found to a folder; returns their paths.
 
     Raises:
         UserError: nothing was found, or the folder cannot be written.

@@ -21,9 +21,10 @@ from lsexp.errors import UserError
 from lsexp.figures import STYLE
 from lsexp.studies import Claim, Finding, Result, Row
 from lsexp.sweep.manifest import Manifest, all_with_runs, experiments, together
-from lsexp.sweep.show import completing, estimate_of, name_of, typed_of
+from lsexp.sweep.naming import name_of, own_folder, typed_of
+from lsexp.sweep.show import completing, estimate_of
 from lsexp.sweep.work import label
-from lsexp.text import plural, user_path
+from lsexp.text import plural, say
 
 PIXELS = 1.4
 """Of a page, for a point of a figure."""
@@ -124,11 +125,13 @@ def manifests(
 ) -> list[tuple[str, Manifest]]:
     """Sweeps to report: of each study, in the order of the paper, those of each kind together.
 
+    Those of which no run is there any more are left out, and said.
+
     Args:
         chosen: names of studies; none: all.
         recipes: only of these, or of what teaches or learns from these; none: of all.
     """
-    found = []
+    found, gone = [], []
     for name in studies.ordered():
         if chosen and name not in chosen:
             continue
@@ -137,10 +140,18 @@ def manifests(
         wanted = {*recipes, *map(getattr(module, "recipe_for", str), recipes)}
         for manifest in all_with_runs(name, module, runs_dir):
             of = [part.chosen["recipe"] for part in manifest.parts]
-            if (not wanted or wanted & set(of)) and all(part.runs for part in manifest.parts):
+            if (wanted and not wanted & set(of)) or not all(part.runs for part in manifest.parts):
+                continue
+            if any((runs_dir / run).exists() for run in manifest.names()):
                 kinds.setdefault(name_of(module, manifest, of), []).append(manifest)
+            else:
+                gone.append(shlex.join(["lsexp", "sweep", manifest.study, *manifest.words]))
         of_one = [one for alike in kinds.values() for one in experiments(alike, runs_dir)]
         found += [(name, together(name, alike)) for alike in of_one]
+    if gone:
+        commands = [f"`{one}`" for one in dict.fromkeys(gone)]
+        more = ", ..." if len(commands) > 3 else ""
+        say(f"left out, none of its runs is there: {', '.join(commands[:3])}{more}")
     return found
 
 
@@ -159,7 +170,8 @@ def section(study: str, manifest: Manifest, results: Sequence[Result], taken: se
     taken.add(anchor)
     typed = " ".join([*typed_of(manifest), *manifest.apart])
     found = Section(study, module.HELP, anchor, _command(study, manifest), typed)
-    where = _own_recipes(manifest.words)
+    folder = own_folder(manifest.words)
+    where = [] if folder is None else [f"--config-dir={folder}"]
     found.recipes = [_of_recipe(study, result, manifest, where) for result in results]
     config = module.Config(**manifest.parts[0].keys)
     for number, (figure_name, figure) in enumerate(module.draw(config, results).items()):
@@ -208,20 +220,6 @@ def _of_one(study: str, manifest: Manifest) -> str:
     # One seed: `seeds=0` would be none.
     lists[1] += "," if len(keys["seeds"]) == 1 else ""
     return shlex.join(["lsexp", "plot", study, *words, *lists])
-
-
-def _own_recipes(words: Sequence[str]) -> list[str]:
-    """`--config-dir=FOLDER`, absolute, or nothing.
-
-    >>> _own_recipes([]), _own_recipes(["eps=0", "--config-dir", "/own"])
-    ([], ['--config-dir=/own'])
-    """
-    for word, after in itertools.pairwise([*words, ""]):
-        name, equals, folder = word.partition("=")
-        if name in ("--config-dir", "-cd"):
-            path = user_path("--config-dir", folder if equals else after)
-            return [f"--config-dir={path.absolute()}"]
-    return []
 
 
 def _svg(figure: Any, prefix: str) -> str:

@@ -132,6 +132,16 @@ FOR_ALL = ("runs_dir", "retry_failed", "device", "fast", "capture")
 """Keys that are of the whole sweep."""
 
 
+def has_partner(study: str, module: Any, words: Sequence[str]) -> bool:
+    """Whether a study trains its other kind of run too, with the last of these words that says."""
+    if not hasattr(module, "partner"):
+        return False
+    name = getattr(module, "NEEDED", "").partition("=")[0]
+    typed = [word for word in words if name and word.startswith(f"{name}=")]
+    found = compose.sweep_config(study, typed[-1:]) if typed else None
+    return not name or bool(getattr(module.Config() if found is None else found[0].study, name))
+
+
 def _of_the_partner(study: str, module: Any, words: list[str]) -> tuple[list[str], list[str]]:
     """Words of the study's other kind of run, without its name before them; and all others."""
     kind = getattr(module, "PARTNER", None)

@@ -11,12 +11,14 @@ from typing import Any
 from lsexp import compose, studies
 from lsexp.config import SlurmConfig
 from lsexp.errors import UserError
+from lsexp.launch.hands import Hands, hands_for
 from lsexp.runs.store import runs_folder
 from lsexp.studies import Result
-from lsexp.sweep.asked import Asked, ask
+from lsexp.sweep.asked import Asked, ask, has_partner
 from lsexp.sweep.manifest import Manifest, newest_manifest, newest_with_runs
-from lsexp.sweep.show import Output, show, tell, view_of
-from lsexp.sweep.work import Hands, Planned, hands_for, joined, left_of, train
+from lsexp.sweep.naming import lasting, view_of
+from lsexp.sweep.show import Output, show, tell
+from lsexp.sweep.work import Planned, joined, left_of, train
 from lsexp.text import plural, say, user_path
 
 HELP = """\
@@ -75,9 +77,10 @@ class Job:
     asked: list[Asked]
     named: bool = True
 
-    def manifest(self, rows: Sequence[Sequence[Planned]]) -> Manifest:
-        aside = ("retry_failed=", "launcher=", "launcher.")
-        kept = [word for word in self.words if not word.startswith(aside)]
+    def manifest(self, rows: Sequence[Sequence[Planned]], shown: Sequence[str] = ()) -> Manifest:
+        """What is left of it in runs_dir; shown: words that say where its figures go."""
+        of_launcher = [word for word in self.words if word.startswith(("launcher=", "launcher."))]
+        kept = [word for word in lasting(self.words) if word not in of_launcher]
         launcher = self.asked[0].config.launcher
         from lsexp.launch.slurm import settles_precision
 
@@ -85,7 +88,7 @@ class Job:
             kept = [word for word in kept if not word.startswith("precision=")]
             kept.append("precision=bf16")  # the runs are those, wherever they are asked for
         parts = [row.part(planned) for row, planned in zip(self.asked, rows, strict=True)]
-        return Manifest(self.study, kept, parts)
+        return Manifest(self.study, kept, parts, aside=[*of_launcher, *shown])
 
     def seems_done(self) -> bool:
         """Whether the same words were swept before to the end: no workers are started yet."""
@@ -145,7 +148,9 @@ def carry_out(
         print(left.text) if dry_run else say(left.text)
         if dry_run:
             return 0
-        manifests = [job.manifest(planned) for job, planned in zip(jobs, rows, strict=True)]
+        manifests = [
+            job.manifest(planned, output.words) for job, planned in zip(jobs, rows, strict=True)
+        ]
         for manifest in manifests:
             manifest.write(runs_dir)
         for plan in left.done:
@@ -171,11 +176,11 @@ def carry_out(
             return 0
     for line in errors:
         say(f"lsexp: {line}")
+    without = ", without resume=restart," if base.resume == "restart" else ""
     if stopped:
         state = (
             "runs go on from their last checkpoints" if "twice" in stopped else "nothing is lost"
         )
-        without = ", without resume=restart," if base.resume == "restart" else ""
         raise UserError(
             f"stopped by {stopped}; {state}: the same command{without} goes on from there",
             exit_code=1,
@@ -195,9 +200,8 @@ def carry_out(
     if len(unseen) < len(jobs):
         after(found)
     if errors:
-        again = [word for word in words if not word.startswith("retry_failed=")]
-        typed = shlex.join(["lsexp", verb, *again, "retry_failed=true"])
-        how, then = "could not be finished", "the same command goes on"
+        typed = shlex.join(["lsexp", verb, *lasting(words), "retry_failed=true"])
+        how, then = "could not be finished", f"the same command{without} goes on"
         if any(one.plan.folder.failure() is not None for one in whole):
             how, then = "failed", f"`{typed}` trains them again"
         raise UserError(
@@ -249,7 +253,7 @@ def run_plot(words: list[str]) -> int:
     output, rest = Output.split(rest)
     if any(word.startswith("logits=") for word in rest):
         return _plot_file(study, module, output, rest)
-    rest = _on_the_newest(study, module, rest)
+    rest, remembered = _on_the_newest(study, module, rest)
     aside = ("runs_dir", "data_dir", *module.VIEW)
     selecting = [word for word in rest if word.partition("=")[0] not in aside]
     asked = ask(study, module, rest)
@@ -260,7 +264,7 @@ def run_plot(words: list[str]) -> int:
     if selecting:
         command = ["lsexp", "plot", *words]
         parts = [row.part(row.planned(command, remember=False)) for row in asked]
-        manifest = Manifest(study, rest, parts)
+        manifest = Manifest(study, rest, parts, aside=remembered)
     else:
         newest = newest_with_runs(study, module, folder)
         if newest is None:
@@ -278,24 +282,29 @@ def run_plot(words: list[str]) -> int:
     return 0
 
 
-def _on_the_newest(study: str, module: Any, words: list[str]) -> list[str]:
-    """`eps=` and `seeds=` without anything else that chooses runs are of the newest sweep."""
+def _on_the_newest(study: str, module: Any, words: list[str]) -> tuple[list[str], list[str]]:
+    """`eps=` and `seeds=` without anything else that chooses runs are of the newest sweep.
+
+    Returns:
+        The words of that sweep with these, and those that name nothing of it.
+    """
     own = {item.name for item in fields(module.Config)}
     names = {word.partition("=")[0] for word in words}
     others = ("runs_dir", "data_dir", *module.VIEW)
     if not names & (own - set(module.VIEW)) or names - own - set(others):
-        return words
+        return words, []
     runs_dir = next((w.partition("=")[2] for w in words if w.startswith("runs_dir=")), None)
     newest = newest_with_runs(study, module, runs_folder(runs_dir))
     if newest is None:
-        return words
+        return words, []
     theirs = {item.name for item in fields(studies.study(newest.study, "").Config)} - own
     kept = [w for w in newest.words if w.partition("=")[0] not in names | theirs]
-    if getattr(module, "NEEDED", "").partition("=")[0] in names:  # it may be switched off
+    needed = getattr(module, "NEEDED", "").partition("=")[0]
+    if needed in names and not has_partner(study, module, words):  # it is switched off
         kept = [word for word in kept if not word.startswith(f"{module.PARTNER}.")]
     if kept:
         say(f"of the newest sweep: {shlex.join(kept)}")
-    return [*kept, *words]
+    return [*kept, *words], newest.aside
 
 
 def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int:
@@ -316,6 +325,6 @@ def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int
     [asked] = ask(study, module, others)
     path = user_path("logits", files[0])
     result = module.analyze_file(asked.config.study, path)
-    folder = output.folder / study / f"logits-{path.stem}{view_of(module, asked.config.study)}"
+    folder = output.folder / study / f"logits-{path.stem}{view_of(asked.config.study)}"
     tell(module, asked.config.study, [result], folder, output.formats)
     return 0

@@ -44,6 +44,7 @@ class Part:
 class Manifest:
     """What a sweep was asked for: `words`, which gave one part, or with rows= several.
 
+    aside: words that were typed too but name nothing of it: who trains, where figures go.
     of: the sweeps whose runs these are together, if there are several; not written.
     apart: keys and values that set the runs apart from those of other sweeps of the same words (a
         recipe was edited meanwhile, say); not written.
@@ -52,11 +53,17 @@ class Manifest:
     study: str
     words: list[str]
     parts: list[Part]
+    aside: list[str] = field(default_factory=list)
     of: list[Manifest] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
 
     def path(self, runs_dir: Path) -> Path:
-        runs = [part.runs for part in self.parts]
+        """Its file: other runs have another, and so has another view of the same runs."""
+        view = unusual(studies.study(self.study, "").Config(**self.parts[0].keys))
+        return self._path(runs_dir, [view] if view else [])
+
+    def _path(self, runs_dir: Path, view: list[dict[str, Any]]) -> Path:
+        runs = [*(part.runs for part in self.parts), *view]
         digest = hashlib.sha256(json.dumps(runs, sort_keys=True).encode()).hexdigest()
         return runs_dir / ".sweeps" / f"{self.study}-{digest[:12]}.json"
 
@@ -81,9 +88,32 @@ class Manifest:
         clear(path.parent)
         if path.is_dir():
             remove(path)
+        self._make_way(runs_dir)
         whole = asdict(self) | {"time": time.time()}
         del whole["of"], whole["apart"]
         replace_file(path, json.dumps({**whole, "seal": seal(whole)}, indent=1))
+
+    def _make_way(self, runs_dir: Path) -> None:
+        """Give a record of the same runs in another view its own file: once records were named by
+        their runs alone."""
+        old = self._path(runs_dir, [])
+        for _, other in _read(self.study, old) if old.is_file() else []:
+            own = other.path(runs_dir)
+            with contextlib.suppress(FileNotFoundError):  # another sweep did so at the same time
+                if own != old:
+                    old.unlink() if own.exists() else old.rename(own)
+
+
+def unusual(study: Any) -> dict[str, Any]:
+    """Keys of a study with another value than the usual one; not its lists of numbers, which say
+    how much is shown, not how."""
+    numbers = ("list[float]", "list[int]")
+    usual, found = type(study)(), {}
+    for item in fields(study):
+        value = getattr(study, item.name)
+        if str(item.type) not in numbers and value != getattr(usual, item.name):
+            found[item.name] = value
+    return found
 
 
 def together(study: str, sweeps: Sequence[Manifest]) -> Manifest:
@@ -170,24 +200,28 @@ def newest_manifest(study: str, runs_dir: Path) -> Manifest | None:
 
 
 def _manifests(study: str, runs_dir: Path) -> list[tuple[float, Manifest]]:
-    found = []
-    for path in (runs_dir / ".sweeps").glob(f"{study}-*.json"):
-        try:
-            stored = json.loads(text_of(path))
-            if stored.pop("seal") != seal(stored):
-                raise ValueError("changed since it was written")
-            when = float(stored.pop("time"))
-            stored["parts"] = [Part(**part) for part in stored["parts"]]
-            manifest = Manifest(**stored)
-        except FileNotFoundError:
-            continue
-        except (OSError, *UNREADABLE) as error:
-            _tell(f"{path}: damaged ({error}); passed over, and the same sweep makes it anew")
-            continue
-        with contextlib.suppress(KeyError, TypeError):  # of a version with other keys
-            if _whole(study, manifest):
-                found.append((when, manifest))
-    return found
+    paths = (runs_dir / ".sweeps").glob(f"{study}-*.json")
+    return [found for path in paths for found in _read(study, path)]
+
+
+def _read(study: str, path: Path) -> list[tuple[float, Manifest]]:
+    """A record, and when it was written; nothing where it cannot be used."""
+    try:
+        stored = json.loads(text_of(path))
+        if stored.pop("seal") != seal(stored):
+            raise ValueError("changed since it was written")
+        when = float(stored.pop("time"))
+        stored["parts"] = [Part(**part) for part in stored["parts"]]
+        manifest = Manifest(**stored)
+    except FileNotFoundError:
+        return []
+    except (OSError, *UNREADABLE) as error:
+        _tell(f"{path}: damaged ({error}); passed over, and the same sweep makes it anew")
+        return []
+    with contextlib.suppress(KeyError, TypeError):  # of a version with other keys
+        if _whole(study, manifest):
+            return [(when, manifest)]
+    return []
 
 
 @functools.cache

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shlex
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lsexp import studies
-from lsexp.config import SweepConfig, walk
 from lsexp.errors import UserError
 from lsexp.figures import FORMATS, write_figure, write_table
 from lsexp.files import clear
@@ -21,29 +18,31 @@ from lsexp.runs.catalog import Entry, is_run, read_run
 from lsexp.runs.store import Damaged, RunFolder, snapshot_path
 from lsexp.studies import Finding, Result, Trained
 from lsexp.sweep.manifest import Manifest, Part
+from lsexp.sweep.naming import lasting, name_of
 from lsexp.sweep.work import label
 from lsexp.text import plural, say, table, user_path
 
 
 @dataclass
 class Output:
-    """Where and how figures are written: `out_dir=` and `figure.format=`."""
+    """Where and how figures are written: `out_dir=` and `figure.format=`, `words` as typed."""
 
     folder: Path
     formats: list[str]
+    words: list[str]
 
     @staticmethod
     def split(words: list[str]) -> tuple[Output, list[str]]:
         """Take what concerns the output out of `words`."""
         options = {"out_dir": os.environ.get("LSEXP_OUT_DIR") or "out", "figure.format": "png"}
-        typed: set[str] = set()
+        typed: dict[str, str] = {}
         others = []
         for word in words:
             name, equals, value = word.partition("=")
             if equals and name in options:
                 if name in typed:
                     raise UserError(f"{name}: is given twice")
-                typed.add(name)
+                typed[name] = word
                 options[name] = value
             else:
                 others.append(word)
@@ -55,7 +54,7 @@ class Output:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
         if not (nearest.is_dir() and os.access(nearest, os.W_OK)):  # before hours of training
             raise UserError(f"out_dir={folder}: {nearest} is no folder that can be written")
-        return Output(folder, formats), others
+        return Output(folder, formats, [*typed.values()]), others
 
 
 def show(
@@ -98,49 +97,6 @@ def results_of(
     return results
 
 
-def name_of(module: Any, manifest: Manifest, recipes: Sequence[str]) -> str:
-    """The folder of a study's figures: recipes, budget, and what else makes others of it."""
-    config = module.Config(**manifest.parts[0].keys)
-    budget = manifest.parts[0].chosen["budget"]
-    typed = _for_path(typed_of(manifest))
-    name = f"{'+'.join(recipes)}-{budget}{typed}{view_of(module, config)}"
-    if len(name) <= 200:
-        return name
-    return f"{name[:193]}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-
-
-def view_of(module: Any, study: Any) -> str:
-    """What differs from the usual view, for the name of a folder: other views stand beside it."""
-    usual, words = module.Config(), []
-    numbers = ("list[float]", "list[int]")  # eps, seeds: how much is shown, not how
-    for name in [item.name for item in fields(usual) if str(item.type) not in numbers]:
-        value = getattr(study, name)
-        if value != getattr(usual, name):
-            text = ",".join(value) if isinstance(value, list) else str(value)
-            words.append(f"{name}={text.lower() if isinstance(value, bool) else text}")
-    return _for_path(words)
-
-
-def typed_of(manifest: Manifest) -> list[str]:
-    """Words that were typed and make other runs than the recipe's."""
-    known = {item.name for item in fields(studies.study(manifest.study, "").Config)}
-    aside = {name for name, item, _ in walk(SweepConfig()) if item.metadata.get("aside")}
-    aside |= {"rows", "recipe", "budget", "--config-dir", "-cd"} | known
-    aside -= {"data.name", "data.path"}
-    words = [word for word in manifest.words if word.partition("=")[0] not in aside]
-    return [word for word in words if "=" in word and not word.startswith("-")]
-
-
-def _for_path(words: Sequence[str]) -> str:
-    """Of a word that is long its beginning, and a digest that sets it apart."""
-    found = []
-    for word in words:
-        plain = re.sub(r"[^A-Za-z0-9_.,=]", "_", word)
-        digest = hashlib.sha256(word.encode()).hexdigest()[:6]
-        found.append(f"-{plain}" if len(plain) <= 60 else f"-{plain[:53]}_{digest}")
-    return "".join(found)
-
-
 def completing(manifest: Manifest, *, retry: bool, names: Collection[str] = ()) -> str:
     """The command that trains what is missing; several, where its runs are of several sweeps.
 
@@ -148,7 +104,7 @@ def completing(manifest: Manifest, *, retry: bool, names: Collection[str] = ()) 
     """
     again = ["retry_failed=true"] if retry else []
     return "; ".join(
-        shlex.join(["lsexp", "sweep", one.study, *one.words, *again])
+        shlex.join(["lsexp", "sweep", one.study, *lasting(one.words), *one.aside, *again])
         for one in manifest.sweeps()
         if not names or one.names() & {*names}
     )

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lsexp import studies
-from lsexp.config import FOREIGN, LossConfig, SweepConfig, TrainConfig
 from lsexp.errors import UserError
+from lsexp.launch.hands import Hands, kinds_of, members_of
 from lsexp.runs.store import Damaged
-from lsexp.text import duration, plural
+from lsexp.text import plural
 
 if TYPE_CHECKING:
     from lsexp.launch.slurm import Jobs
-
-MEMBERS = 8
-"""Runs at once on a GPU where its memory has room for more: by then they fill it."""
 
 
 class Planned(NamedTuple):
@@ -78,7 +75,7 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
         hands: who will train.
         retry: whether runs that failed before are trained again.
     """
-    from lsexp.launch.plan import describe_training, steps_done
+    from lsexp.launch.plan import describe_training, stale, steps_done
     from lsexp.launch.teaching import can_teach
 
     todo: list[tuple[Planned, int | None]] = []
@@ -86,7 +83,7 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
     places: dict[int, int] = {}
     begun: dict[Path, int] = {}
     done: list[Any] = []
-    failed = again = anew = damaged = waiting = 0
+    failed = again = anew = damaged = outdated = waiting = 0
     for place, (run, plan, after) in enumerate(planned):
         folder = plan.folder
         try:
@@ -97,6 +94,10 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
             continue
         if finished:
             done.append(plan)
+            continue
+        if folder.finished() and plan.stale():
+            outdated += 1
+            errors.append(f"{label(run.keys)}: {stale(folder.path)}")
             continue
         failure = folder.failure()
         failed += failure is not None
@@ -118,6 +119,8 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
     counts = f"{plural(len(planned), 'run')}: {len(done)} finished"
     if damaged:
         counts += f", {damaged} damaged"
+    if outdated:
+        counts += f", {outdated} stale"
     if failed and not retry:
         counts += f", {failed} failed (retry_failed=true tries again)"
     if waiting:
@@ -132,7 +135,7 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
         why = "resume=restart" if asked else "interrupted without snapshots"
         counts += f" ({anew} of them begin again: {why})"
     if todo:
-        kinds = _kinds([one.plan for one, _ in todo])
+        kinds = kinds_of([one.plan for one, _ in todo])
         shares = [
             [1 - begun[plan.folder.path] / plan.config.train.steps for plan in kind]
             for kind in kinds
@@ -140,22 +143,8 @@ def left_of(name: str, planned: Sequence[Planned], hands: Hands | Jobs, *, retry
         counts += hands.cost([(kind[0], of) for kind, of in zip(kinds, shares, strict=True)])
         if any(one.plan.snapshots or one.plan.teaching for one, _ in todo):
             counts += ", then what is measured of teachers and snapshots"
-    told = dict.fromkeys(describe_training(kind[0]) for kind in _kinds([p.plan for p in planned]))
+    told = dict.fromkeys(describe_training(kind[0]) for kind in kinds_of([p.plan for p in planned]))
     return Left(todo, done, errors, "\n".join([*told, f"{name}, {counts}"]))
-
-
-def _kinds(plans: Sequence[Any]) -> list[list[Any]]:
-    """Plans that cost the same, together: they differ in seed and in the numbers of their loss."""
-    found: list[tuple[Any, list[Any]]] = []
-    for plan in plans:
-        like = replace(plan.config, loss=LossConfig(), seed=0), plan.teaching is None
-        for other, kind in found:
-            if other == like:
-                kind.append(plan)
-                break
-        else:
-            found.append((like, [plan]))
-    return [kind for _, kind in found]
 
 
 def train(
@@ -196,80 +185,3 @@ def label(keys: dict[str, Any]) -> str:
         for name, value in keys.items()
         if value is not None
     )
-
-
-class Hands(NamedTuple):
-    """Who trains a sweep: worker processes, CPU threads in each, and runs that each trains at once
-    (None: on a GPU, as many as there is room for)."""
-
-    workers: int
-    threads: int
-    members: int | None
-
-    def cost(self, kinds: Sequence[tuple[Any, Sequence[float]]]) -> str:
-        """About how long it will take.
-
-        Args:
-            kinds: of runs that cost the same: one's plan, and how much of a whole run is left of
-                each.
-        """
-        from lsexp.launch.plan import seconds_of_training
-        from lsexp.training.hardware import default_threads
-
-        runs = [seconds_of_training(plan) * share for plan, shares in kinds for share in shares]
-        # More workers than cores are no faster together.
-        cores = default_threads() // self.threads if self.members == 1 else self.workers
-        ends = [0.0] * max(1, min(self.workers, cores))
-        for seconds in sorted(runs, reverse=True):  # each to whoever is free first
-            ends[ends.index(min(ends))] += seconds
-        most = "about" if self.members == 1 else "at most"  # together they take less
-        return f", {most} {duration(max(ends))} with {self}, evaluation apart"
-
-    def __str__(self) -> str:
-        if self.members == 1:
-            return plural(self.workers, "worker")
-        at_once = "several" if self.members is None else f"{self.members}"
-        return f"{plural(self.workers, 'worker')}, {at_once} runs at once in each"
-
-
-def hands_for(config: SweepConfig, base: TrainConfig, runs: int) -> Hands:
-    """A core for every thread; on a GPU, one process for all.
-
-    Raises:
-        UserError: several members where they cannot be.
-    """
-    from lsexp.training.hardware import default_threads, resolve_device
-
-    threads = base.threads or 1
-    on_gpu = resolve_device(base.device).type == "cuda"
-    foreign = isinstance(base.model, FOREIGN)
-    if (config.members or 1) > 1 and (foreign or not on_gpu):
-        why = (
-            "networks that are not ours draw from a generator that a process has once"
-            if foreign
-            else "a process trains several runs at once on a GPU only"
-        )
-        raise UserError(f"members={config.members}: {why}; workers= trains with more processes")
-    most = 1 if on_gpu else max(1, default_threads() // threads)
-    members = config.members if on_gpu and not foreign else 1
-    return Hands(min(config.workers or most, runs), threads, members)
-
-
-def _teacher(plan: Any) -> TrainConfig | None:
-    return None if plan.teaching is None else plan.teaching.config
-
-
-def members_of(plans: Sequence[Any], hands: Hands) -> int:
-    """Runs that a worker trains at once: MEMBERS on a GPU, or as many as its memory has room for.
-
-    Measured with a run of the kind that needs most.
-    """
-    models = [one.model for plan in plans for one in (plan.config, _teacher(plan)) if one]
-    if any(isinstance(model, FOREIGN) for model in models):
-        return 1  # they draw from a generator that a process has once
-    if hands.members is not None:
-        return hands.members
-    from lsexp.launch.plan import device_memory
-
-    free, needed = device_memory([kind[0] for kind in _kinds(plans)])
-    return max(1, min(MEMBERS, len(plans), int(free // (hands.workers * needed))))

@@ -28,7 +28,7 @@ from lsexp.data import draw_splits, load
 from lsexp.data.batches import input_shape
 from lsexp.models import build_model
 from lsexp.models.alexnet import LocalResponseNorm
-from lsexp.training.optimizer import parameter_groups, rate
+from lsexp.training.optimizer import clip, parameter_groups, rate
 
 
 class Pictures(Dataset):
@@ -104,8 +104,7 @@ def measure(recipe: str, seconds: float, loaders: int) -> dict:
             loss = F.cross_entropy(logits, targets, label_smoothing=config.loss.eps)
             optimizer.zero_grad()
             (loss * config.loss.scale).backward()
-            if optim.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
+            clip(optimizer, optim)
             for group in optimizer.param_groups:
                 group["lr"] = rate(optim, step, config.train.steps) * group["lr_scale"]
             optimizer.step()

@@ -13,12 +13,15 @@ from lsexp.data.batches import Batches
 from lsexp.errors import UserError
 from lsexp.files import sha256_of
 from lsexp.launch import teaching
+from lsexp.launch.hands import Hands
 from lsexp.launch.local import execute
 from lsexp.launch.plan import describe_state
 from lsexp.losses import distillation_loss
 from lsexp.measure import Network, Views, measure
 from lsexp.runs.catalog import read_run
 from lsexp.runs.store import RunFolder
+from lsexp.studies import Run
+from lsexp.sweep.work import Planned, left_of
 from lsexp.training import teacher
 from lsexp.training.checkpoint import pack
 from lsexp.training.member import step
@@ -218,6 +221,11 @@ def test_a_student_whose_teacher_has_changed_is_stale(taught):
     assert f"`lsexp runs rm {plan.folder.path.name} runs_dir={taught.parent}`" in told
     with pytest.raises(UserError, match=r"its teacher has been trained again since .* runs rm"):
         execute(plan)
+    one = Planned(Run({"role": "student", "seed": 0}, plan.config), plan, None)
+    left = left_of("sweep", [one], Hands(1, 1, 1), retry=False)
+    assert (left.todo, left.done) == ([], [])
+    assert "its teacher has been trained again since" in left.errors[0]
+    assert left.text.endswith("sweep, 1 run: 0 finished, 1 stale, 0 to do")
     whole = (taught / "metrics.json").read_text()
     for damaged in ("{", whole.replace('"model.safetensors": "0', '"model.safetensors": "1')):
         assert damaged != whole

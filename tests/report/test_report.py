@@ -190,6 +190,8 @@ def reproduced(tmp_path_factory):
 
 WORDS = ["budget=smoke", "eps=0,0.1", "seeds=1", "temperatures=1", "snapshots=3", "workers=2"]
 WORDS += ["artifacts.tensorboard=false"]
+REPORT = "out/reproduce-budget=smoke-eps=0,0.1-seeds=1-temperatures=1-snapshots=3"
+"""Where their report goes: not over one of all that has been swept."""
 
 
 def test_reproduce_trains_each_run_once_and_writes_the_report(reproduced):
@@ -197,21 +199,21 @@ def test_reproduce_trains_each_run_once_and_writes_the_report(reproduced):
     # eps 2 (which are teachers too), information 2, students without a teacher 2, with one 2
     assert "8 runs: 0 finished, 8 to do" in done.stderr
     lines = done.stdout.splitlines()
-    assert lines[-2:] == ["out/report/report.html", "out/report/report.md"]
-    page = (cwd / "out/report/report.html").read_text()
+    assert lines[-2:] == [f"{REPORT}/report.html", f"{REPORT}/report.md"]
+    page = (cwd / REPORT / "report.html").read_text()
     _, text = parsed(page)
     for title in ("Table 2:", "Figure 1:", "Table 3, Figure 2:", "Figure 5:", "Figure 6:"):
         assert title in text
-    assert "40 of the paper's" not in text  # the digits have no paper
-    figures = names(cwd / "out/report/figures")
+    assert "Reduced:" not in text  # the digits have no paper
+    figures = names(cwd / REPORT / "figures")
     assert figures >= {
         "eps-digits-mlp-smoke-eps.svg",
         "calibration-digits-mlp-smoke-risk_coverage.svg",
         "information-digits-shifted-smoke-snapshots-3-information.svg",
     }
     for name in figures:
-        ElementTree.parse(cwd / "out/report/figures" / name)
-    markdown = (cwd / "out/report/report.md").read_text()
+        ElementTree.parse(cwd / REPORT / "figures" / name)
+    markdown = (cwd / REPORT / "report.md").read_text()
     assert set(re.findall(r"\(figures/([^)]*)\)", markdown)) == figures
     assert list((cwd / "out").glob("projections/*/projections.png"))
 
@@ -223,7 +225,7 @@ def test_the_same_command_trains_nothing_again_and_the_report_stands_alone(repro
     assert again.stdout == done.stdout
     alone = lsexp("report", "out_dir=other", cwd=cwd)
     assert alone.returncode == 0, alone.stderr
-    assert names(cwd / "other/report/figures") == names(cwd / "out/report/figures")
+    assert names(cwd / "other/report/figures") == names(cwd / REPORT / "figures")
     words = ["calibration", "calibration", "recipe=digits_mlp"]
     some = lsexp("report", *words, "out_dir=some", cwd=cwd)
     assert some.returncode == 0
@@ -272,6 +274,9 @@ def test_a_report_of_one_sweep_has_the_studies_of_its_runs_and_what_is_missing(f
             ["reproduce", "eps", "teacher.optim.lr=1"],
             "teacher.optim.lr=1: none of eps has",
         ),
+        (["reproduce", "eps.runs_dir=x"], "eps.runs_dir=x: is for all studies, write runs_dir=x"),
+        (["reproduce", "eps.out_dir=x"], "eps.out_dir=x: is for all studies, write out_dir=x"),
+        (["reproduce", "eps.threads=2"], "eps.threads=2: is for all studies, write threads=2"),
         (["reproduce", "eps", "information.eps=0"], "information.eps=0: information is not among"),
         (
             ["reproduce", "informtion.eps=0"],
@@ -355,6 +360,19 @@ def test_words_are_of_the_networks_of_the_recipe(tmp_path, monkeypatch, capsys):
     assert "7 runs" in said  # two of which all share
 
 
+@pytest.mark.parametrize("word", ["students=1", "information.students=true"])
+def test_words_are_of_the_students_of_snapshots_however_these_are_asked_for(
+    tmp_path, monkeypatch, capsys, word
+):
+    words = ["information", word, "optim.lr=0.3", "eps=0", "seeds=1", "snapshots=3"]
+    found, _ = reproduce_plan(monkeypatch, capsys, tmp_path, "budget=smoke", *words)
+    assert {config.optim.lr for config in found["information", "student"]} == {0.3}
+    no = ["information", word, "information.students=false"]
+    if word == "students=1":
+        found, _ = reproduce_plan(monkeypatch, capsys, tmp_path, "budget=smoke", *no)
+        assert ("information", "student") not in found
+
+
 def test_each_section_says_how_it_is_drawn_again(fewer):
     page = (fewer / "out/report/report.md").read_text()
     commands = re.findall(r"^`lsexp (.*)`$", page, re.MULTILINE)
@@ -384,7 +402,7 @@ def test_commands_find_the_runs_that_the_report_is_of(fewer, tmp_path):
 
 def test_sweeps_of_one_kind_are_reported_together(fewer, tmp_path):
     shutil.copytree(fewer / "runs", tmp_path / "runs")
-    own = ["eps=0,0.1 seeds=1", "eps=0 seeds=1", "eps=0 seeds=7,"]
+    own = ["eps=0,0.1 seeds=1", "eps=0 seeds=1", "eps=0 seeds=7,8"]
     for words in own:
         typed = ["budget=smoke", *words.split(), "workers=1"]
         done = lsexp("sweep", "eps", *typed, cwd=tmp_path)
@@ -393,13 +411,13 @@ def test_sweeps_of_one_kind_are_reported_together(fewer, tmp_path):
     done = lsexp("report", "eps", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "out/report-eps/report.md").read_text()
-    assert "| 0 | 1 |" in page
+    assert "| 0 | 2 |" in page
     assert "| 0.1 | 1 |" in page  # of the first, though it is not the newest
-    missing = "1 of 3 runs missing: eps=0 seed=7; lsexp sweep eps budget=smoke eps=0 seeds=7, "
+    missing = "1 of 4 runs missing: eps=0 seed=7; lsexp sweep eps budget=smoke eps=0 seeds=7,8 "
     assert missing in page
     commands = re.findall(r"^`(lsexp .*)`$", page, re.MULTILINE)
     # The second has nothing that the first has not.
-    assert commands == [f"lsexp sweep eps budget=smoke {own[k]} workers=1" for k in (0, 2)]
+    assert commands == [f"lsexp sweep eps budget=smoke {own[k]} workers=1" for k in (2, 0)]
 
 
 def test_sweeps_of_the_same_words_by_an_edited_recipe_are_no_more_seeds(tmp_path):
@@ -443,7 +461,7 @@ def test_what_cannot_be_read_or_drawn_does_not_end_a_report(fewer, tmp_path):
     done = lsexp("report", "eps", cwd=folder)
     assert done.returncode == 0, done.stderr
     text = parsed((folder / "out/report-eps/report.html").read_text())[1]
-    assert "Not drawn: plot eps: none of its 2 runs is finished" in text
+    assert "left out, none of its runs is there: `lsexp sweep eps" in done.stderr
     assert text.count("Table 2: accuracy, NLL and ECE against the smoothing") == 1
 
 
@@ -641,7 +659,7 @@ def test_in_a_browser_tables_sort_and_nothing_is_wrong(tmp_path, width):
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_a_browser_shows_a_real_report(reproduced, tmp_path):
     cwd, _ = reproduced
-    page = (cwd / "out/report/report.html").read_text()
+    page = (cwd / REPORT / "report.html").read_text()
     clicks = (
         "for (const one of document.querySelectorAll('th button')) { one.click(); one.click(); }"
     )
