@@ -35,7 +35,11 @@ THIRD = (
 )
 SETS = {
     "digits": [
-        "reproduce grid=full students=true seeds=10",
+        "sweep eps seeds=10",
+        "sweep projections seeds=10",
+        "sweep calibration seeds=10",
+        "sweep distillation grid=full seeds=10",
+        "sweep information students=true seeds=10",
         "sweep distillation grid=full seeds=10 loss.student_temperature=tied loss.t_squared=true",
         "report",
     ],

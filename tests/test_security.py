@@ -446,7 +446,7 @@ def test_names_of_classes_and_files_are_shown_and_nothing_else(tmp_path, monkeyp
     assert "\x1b" not in said
     assert {path.name for path in tmp_path.iterdir()} == {file, "data", "runs", "out"}
 
-    [report] = (tmp_path / "out").glob("report*")
+    [report] = (tmp_path / "out").glob("reproduce*")
     page = (report / "report.html").read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     elements = Page(page).elements
