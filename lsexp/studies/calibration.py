@@ -509,7 +509,7 @@ def _findings(
     usual, because = Config(), ""
     if any(getattr(study, name) != getattr(usual, name) for name in VIEW):
         because = f"the claims are of fit=nll, protocol=halves and bins={BINS}"
-    elif other_spread(config):
+    else:
         because = other_spread(config)
     gates = _gates(done, reports)
     findings = []

@@ -312,8 +312,8 @@ def _unchanged(cells: Sequence[Cell], recipe: str, config: dict[str, Any]) -> Fi
     numbers = PAPER_ACCURACY.get(recipe)
     paper = numbers[0.1].value - numbers[0.0].value if numbers else None
 
-    if other_spread(config):
-        return untested(UNCHANGED, paper, other_spread(config))
+    if because := other_spread(config):
+        return untested(UNCHANGED, paper, because)
     if not {0.0, 0.1} <= set(by_eps):
         return untested(UNCHANGED, paper, "needs runs at eps 0 and 0.1")
     hard, smooth = by_eps[0.0], by_eps[0.1]

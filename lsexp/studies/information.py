@@ -512,7 +512,7 @@ def _findings(
         getattr(study, name) != getattr(usual, name) for name in judged
     ):
         because = "the claims are of the default classes, examples and draws"
-    elif other_spread(config):
+    else:
         because = other_spread(config)
     if because:
         return [untested(claim, None, because) for claim in CLAIMS]
