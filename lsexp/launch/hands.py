@@ -33,12 +33,15 @@ class Hands(NamedTuple):
         from lsexp.launch.plan import seconds_of_training
         from lsexp.training.hardware import default_threads
 
-        runs = [seconds_of_training(plan) * share for plan, shares in kinds for share in shares]
+        runs: list[float] = []
+        for plan, shares in kinds:
+            seconds = seconds_of_training(plan)  # measured once for all of a kind
+            runs += [seconds * share for share in shares]
         # More workers than cores are no faster together.
         cores = default_threads() // self.threads if self.members == 1 else self.workers
         ends = [0.0] * max(1, min(self.workers, cores))
-        for seconds in sorted(runs, reverse=True):  # each to whoever is free first
-            ends[ends.index(min(ends))] += seconds
+        for run in sorted(runs, reverse=True):  # each to whoever is free first
+            ends[ends.index(min(ends))] += run
         most = "about" if self.members == 1 else "at most"  # together they take less
         return f", {most} {duration(max(ends))} with {self}, evaluation apart"
 

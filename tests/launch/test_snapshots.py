@@ -239,7 +239,7 @@ def test_a_snapshot_that_was_removed_comes_back(tmp_path):
     assert path.read_bytes() == content
 
 
-LONG = ["train.steps=3000", "artifacts.checkpoint_seconds=0.1"]
+LONG = ["train.steps=1200", "artifacts.checkpoint_seconds=0.1"]
 
 
 def test_they_outlive_a_kill(tmp_path):
