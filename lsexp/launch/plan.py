@@ -154,14 +154,13 @@ class Plan:
             teaching: where it is known already.
         """
         config = replace(self.config, loss=loss, seed=seed)
-        identity = science(config, self.dataset.digest)
-        if "model.source" in self.identity:
-            identity["model.source"] = self.identity["model.source"]
         if isinstance(loss, DistillationConfig):
             teaching = teaching or find_teacher(config)
             config = settled(config, teaching, self.dataset)
-            more = {name: identity[name] for name in ("model.source",) if name in identity}
-            identity = {**science(config, self.dataset.digest), **more}
+        identity = science(config, self.dataset.digest)
+        if "model.source" in self.identity:
+            identity["model.source"] = self.identity["model.source"]
+        if teaching is not None:
             identity["loss.teacher"] = teaching.identity
         name = run_name(config, self.dataset.name, identity)
         return replace(
