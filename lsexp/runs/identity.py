@@ -12,7 +12,7 @@ import hashlib
 import json
 from typing import Any
 
-from lsexp.config import DistillationConfig, TrainConfig, walk
+from lsexp.config import DistillationConfig, LossConfig, OptimConfig, TrainConfig, walk
 from lsexp.training import RESULT_VERSION
 
 Science = dict[str, Any]
@@ -25,10 +25,24 @@ def science(config: TrainConfig, data_digest: str) -> Science:
     assert config.train.epochs is None, "resolve the config first"
     fields = {
         name: _plain(value, item)
-        for name, item, value in walk(config)
+        for name, item, value in walk(_in_effect(config))
         if not item.metadata["aside"] and not _neutral(value, item)
     }
     return {**fields, "data.digest": data_digest, "result_version": RESULT_VERSION}
+
+
+def _in_effect(config: TrainConfig) -> TrainConfig:
+    """The config with those keys that do nothing beside the others as they are by default."""
+    loss, optim, usual = config.loss, config.optim, OptimConfig()
+    if loss.eps == 0:
+        loss = dataclasses.replace(loss, spread=LossConfig().spread)
+    if optim.schedule != "step":
+        optim = dataclasses.replace(
+            optim, milestones=usual.milestones, decay_factor=usual.decay_factor
+        )
+    if optim.weight_decay == 0:
+        optim = dataclasses.replace(optim, decay=usual.decay)
+    return dataclasses.replace(config, loss=loss, optim=optim)
 
 
 def digest(fields: Science) -> str:

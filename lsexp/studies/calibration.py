@@ -510,7 +510,7 @@ def _findings(
     if any(getattr(study, name) != getattr(usual, name) for name in VIEW):
         because = f"the claims are of fit=nll, protocol=halves and bins={BINS}"
     else:
-        because = other_spread(config)
+        because = other_spread(done)
     gates = _gates(done, reports)
     findings = []
     for claim in CLAIMS:

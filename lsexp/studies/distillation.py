@@ -547,7 +547,7 @@ def _findings(
         place = CLAIMS.index(SMOOTHED_AGAINST_HARD)
         claims[place] = claims[place]._replace(where="section 4")
         told[claims[place].name] = (toy[0.0] - toy[0.1]) / 100
-    if because := other_spread(config):
+    if because := other_spread(done):
         return [untested(claim, told.get(claim.name), because) for claim in claims]
     of = {(one.role, one.eps, one.temperature): one for one in points}
     hard_labels = of.get((BASELINE, 0.0, None))

@@ -133,9 +133,8 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     ]
     estimates = [row for cell in cells if cell.seeds for row in _estimates(cell)]
     differences = list(_differences(cells))
-    done = next(one for one in trained if one.finished)
-    config = done.entry.config
-    known = papers(recipe, config)
+    done = [one for one in trained if one.finished]
+    known = papers(recipe, done[0].entry.config)
     whole = {
         "runs": [run_row(one) for one in trained],
         "eps": [*_paper_rows(known), *estimates],
@@ -148,10 +147,10 @@ def analyze(study: Config, trained: Sequence[Trained], recipe: str) -> Result:
     return Result(
         recipe,
         whole,
-        [_unchanged(cells, known, config)],
+        [_unchanged(cells, known, done)],
         notes=notes,
         summary=_summary(cells, trained, estimates, differences, known),
-        title=title_of(recipe, [done]),
+        title=title_of(recipe, done[:1]),
         papers=bool(known),
     )
 
@@ -307,12 +306,12 @@ def _by_seed(cell: Cell, split: str, metric: str, seeds: Sequence[int]) -> np.nd
     return cell.scores[split, metric][rows].mean(1)
 
 
-def _unchanged(cells: Sequence[Cell], recipe: str, config: dict[str, Any]) -> Finding:
+def _unchanged(cells: Sequence[Cell], recipe: str, done: Sequence[Trained]) -> Finding:
     by_eps = {cell.eps: cell for cell in cells if cell.seeds}
     numbers = PAPER_ACCURACY.get(recipe)
     paper = numbers[0.1].value - numbers[0.0].value if numbers else None
 
-    if because := other_spread(config):
+    if because := other_spread(done):
         return untested(UNCHANGED, paper, because)
     if not {0.0, 0.1} <= set(by_eps):
         return untested(UNCHANGED, paper, "needs runs at eps 0 and 0.1")
@@ -321,7 +320,7 @@ def _unchanged(cells: Sequence[Cell], recipe: str, config: dict[str, Any]) -> Fi
     if not seeds:
         return untested(UNCHANGED, paper, "needs the same seeds at eps 0 and 0.1")
     found = paired(*(_by_seed(one, "test", "accuracy", seeds) for one in (smooth, hard))).difference
-    return decide(UNCHANGED, found, paper, str(config["data.name"]))
+    return decide(UNCHANGED, found, paper, str(done[0].entry.config["data.name"]))
 
 
 def _summary(

@@ -513,7 +513,7 @@ def _findings(
     ):
         because = "the claims are of the default classes, examples and draws"
     else:
-        because = other_spread(config)
+        because = other_spread(done)
     if because:
         return [untested(claim, None, because) for claim in CLAIMS]
     found = [_finding(claim, done, curves) for claim in CLAIMS[:-1]]
@@ -541,9 +541,14 @@ def _finding(claim: Claim, done: Sequence[Trained], curves: Sequence[Curve]) -> 
         for name, other in others.items()
         if isinstance(other, Interval) and _holds(claim, other) != _holds(claim, found)
     ]
-    if finding.verdict in ("supported", "contradicted") and against:
+    unknown = [CHECKS[name] for name, other in others.items() if isinstance(other, str)]
+    if finding.verdict in ("supported", "contradicted") and (against or unknown):
         finding.verdict = "inconclusive"
-        finding.because = f"estimators disagree: {', '.join(against)}"
+        finding.because = (
+            f"estimators disagree: {', '.join(against)}"
+            if against
+            else f"no estimate by {' and '.join(unknown)} agrees: not known"
+        )
     return finding
 
 

@@ -415,7 +415,7 @@ def _findings(study: Config, done: Sequence[Trained], pictures: Sequence[Picture
         because = "the claims are of method=paper"
     elif study.classes is not None or study.examples != usual.examples:
         because = f"the claims are of the default classes, {usual.examples} images of each"
-    elif spread := other_spread(config):
+    elif spread := other_spread(done):
         because = spread
     elif not seeds:
         because = "needs runs at eps 0 and 0.1 of the same seed"

@@ -48,13 +48,48 @@ def test_where_and_how_a_run_is_scheduled_does_not_name_it(changes):
         {"seed": 1},
         {"precision": "bf16"},
         {"loss": LossConfig(eps=0.1)},
-        {"loss": LossConfig(spread="others")},
+        {"loss": LossConfig(eps=0.1, spread="others")},
+        {"optim": OptimConfig(schedule="linear")},
+        {"optim": OptimConfig(weight_decay=1e-4)},
         {"train": StepsConfig(steps=999)},
         {"model": MLPConfig(widths=[1200])},
     ],
 )
 def test_what_decides_the_result_names_it(changes):
     assert name(**changes) != name()
+
+
+@pytest.mark.parametrize(
+    ("some", "others"),
+    [
+        ({"loss": LossConfig(spread="others")}, {}),
+        (
+            {"optim": OptimConfig(schedule="linear", milestones=[0.5], decay_factor=0.5)},
+            {"optim": OptimConfig(schedule="linear")},
+        ),
+        ({"optim": OptimConfig(decay=[])}, {}),
+    ],
+)
+def test_what_does_nothing_does_not_name_it(some, others):
+    assert name(**some) == name(**others)
+
+
+@pytest.mark.parametrize(
+    ("some", "others"),
+    [
+        ({"loss": LossConfig(eps=0.1, spread="others")}, {"loss": LossConfig(eps=0.1)}),
+        (
+            {"optim": OptimConfig(schedule="step", milestones=[0.5], decay_factor=0.5)},
+            {"optim": OptimConfig(schedule="step", milestones=[0.5])},
+        ),
+        (
+            {"optim": OptimConfig(weight_decay=1e-4, decay=[])},
+            {"optim": OptimConfig(weight_decay=1e-4)},
+        ),
+    ],
+)
+def test_the_same_keys_name_it_where_they_do_something(some, others):
+    assert name(**some) != name(**others)
 
 
 def test_the_content_of_the_data_names_it():

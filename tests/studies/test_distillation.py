@@ -368,7 +368,7 @@ def test_another_spread_than_the_papers_is_not_tested():
     for found in distillation.analyze(STUDY, others, "mine").findings:
         assert (found.verdict, found.because) == (
             "not tested",
-            other_spread(others[0].entry.config),
+            other_spread(others),
         )
 
 

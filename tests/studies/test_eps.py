@@ -217,9 +217,13 @@ def test_elsewhere_than_on_the_papers_data_ten_seeds_decide():
 
 def test_another_spread_than_the_papers_is_not_tested():
     trained = made({0.0: [20, 21, 22], 0.1: [20, 22, 22]})
-    for one in trained:
-        one.entry.config["loss.spread"] = "others"
     study = eps.Config(eps=[0.0, 0.1], seeds=[0, 1, 2])
+    for one in trained:
+        one.entry.config["loss.spread"] = "uniform" if one.keys["eps"] else "others"
+    [finding] = eps.analyze(study, trained, "cifar10_alexnet").findings
+    assert finding.verdict != "not tested"  # of hard labels there is one kind
+    for one in trained:
+        one.entry.config["loss.spread"] = "others" if one.keys["eps"] else "uniform"
     [finding] = eps.analyze(study, trained, "cifar10_alexnet").findings
     assert finding.verdict == "not tested"
     assert finding.because.startswith("eps is spread over the other classes")

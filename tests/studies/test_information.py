@@ -206,6 +206,16 @@ def test_a_network_that_always_says_the_same_knows_nothing():
     assert {r["value"] for r in rows if r["metric"] == "nearest_neighbours"} == {None}
 
 
+def test_estimators_that_are_not_known_decide_nothing(monkeypatch):
+    trained = several()
+    assert analyzed(trained).findings[3].verdict == "supported"
+    monkeypatch.setattr(information, "nearest_neighbours", lambda _y_NM: None)
+    lower = analyzed(trained).findings[3]
+    assert lower.high < 0
+    assert lower.verdict == "inconclusive"
+    assert lower.because == "no estimate by nearest neighbours agrees: not known"
+
+
 def test_estimators_that_disagree_decide_nothing():
     """Some images with far more noise: with one noise for all, it seems to be under log 2."""
     noise = np.where(np.arange(60) % 6 == 0, 400.0, 1.0)[:, None]
