@@ -10,11 +10,12 @@ Shape letters: N examples, D features, K classes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -198,7 +199,8 @@ def measure(
             trained on, it has no such snapshot, or the split has no images.
     """
     metrics = RunFolder(path).verified_metrics()
-    files = {one: _file(path, one, metrics) for one in asked}
+    checksum_of = functools.cache(sha256_of)  # a snapshot is asked several questions
+    files = {one: _file(path, one, metrics, checksum_of) for one in asked}
     unknown = [one for one, file in files.items() if _read(file, one) is None]
     kept: dict[Question, Answer] = {}
     if unknown:
@@ -296,14 +298,16 @@ def _weights(path: Path, step: int | None) -> Path:
     return path / "model.safetensors" if step is None else RunFolder(path).snapshot(step)
 
 
-def _file(path: Path, asked: Question, metrics: dict[str, Any]) -> Path:
+def _file(
+    path: Path, asked: Question, metrics: dict[str, Any], checksum_of: Callable[[Path], str]
+) -> Path:
     """Where the answer is kept."""
     weights = _weights(path, asked.step)
     checksum = metrics["checksums"].get(weights.relative_to(path).as_posix())
     if checksum is None:
         if not weights.is_file():
             raise UserError(f"{weights}: the run has no such snapshot", exit_code=1)
-        checksum = sha256_of(weights)
+        checksum = checksum_of(weights)
     what = asked.split if isinstance(asked, Measurement) else KINDS[type(asked)][0]
     question = [VERSION, what, checksum, metrics["identity"]["data.digest"], asked]
     digest = hashlib.sha256(json.dumps(question).encode()).hexdigest()[:12]

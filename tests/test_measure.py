@@ -228,6 +228,16 @@ def test_draws_of_a_snapshot_are_of_its_weights(shifted):
     assert np.abs(start.difference_NM - end.difference_NM).max() > 0.1
 
 
+def test_a_snapshot_that_is_asked_several_questions_is_read_for_its_checksum_once(
+    shifted, monkeypatch
+):
+    read = []
+    monkeypatch.setattr(measure, "sha256_of", lambda path: read.append(path) or sha256_of(path))
+    asked = [Draws((3, 5), 8, 2, step=0), Draws((3, 5), 8, 3, step=0), Measurement("val", step=0)]
+    measured(shifted, asked)
+    assert [path.name for path in read].count("step-0.safetensors") == 1
+
+
 def test_without_images_held_out_val_is_refused(tmp_path):
     plan = tiny_plan(tmp_path, "data.split=full", "train.steps=2")
     execute(plan)
