@@ -29,7 +29,7 @@ from lsexp.config import DistillationConfig, TrainConfig, check
 from lsexp.errors import UserError
 from lsexp.files import clear, replace_file
 from lsexp.sweep.naming import for_path, shortened
-from lsexp.text import say, table, user_path
+from lsexp.text import say, table, taken, user_path
 
 HELP = """\
 lsexp bench [recipe=NAME,...] [key=value ...]: speed on this machine
@@ -193,20 +193,12 @@ def run(words: list[str]) -> int:
 
 def _split(words: list[str]) -> tuple[dict[str, Any], list[str], list[str]]:
     """Our own keys, the names of recipes, and the words that concern a run."""
-    typed: dict[str, str] = {}
-    rest = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and name in ("seconds", "workers", "members", "out_dir", "recipe"):
-            if name in typed:
-                raise UserError(f"{name}: is given twice")
-            typed[name] = value
-        elif word in ("-m", "--multirun", "--dry-run"):
+    typed, rest = taken(words, ("seconds", "workers", "members", "out_dir", "recipe"))
+    for word in rest:
+        if word in ("-m", "--multirun", "--dry-run"):
             raise UserError(f"{word}: goes with `lsexp train`; several recipes have commas between")
-        elif name in ("train.steps", "train.epochs", "runs_dir"):
+        if word.partition("=")[0] in ("train.steps", "train.epochs", "runs_dir"):
             raise UserError(f"{word}: bench trains for seconds=, in a folder of its own")
-        else:
-            rest.append(word)
     folder = typed.get("out_dir") or os.environ.get("LSEXP_OUT_DIR") or "out"
     options: dict[str, Any] = {
         "seconds": _number("seconds", typed.get("seconds", "5"), float, 0.1, 3600),

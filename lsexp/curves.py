@@ -14,7 +14,7 @@ from lsexp.runs.catalog import Entry, read_runs
 from lsexp.runs.store import Damaged, RunFolder
 from lsexp.sweep.naming import for_path, shortened
 from lsexp.sweep.show import Output
-from lsexp.text import say
+from lsexp.text import say, taken
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,19 +51,11 @@ def run(words: list[str]) -> int:
     if words[0] != "curves":
         raise unknown(words[0], "figure", ["curves", *studies.names()], "lsexp plot --help")
     output, typed = Output.split(words[1:])
-    runs_dir = None
-    selecting: list[str] = []
-    for word in typed:
+    where, selecting = taken(typed, ("runs_dir",))
+    for word in selecting:
         if word.startswith("-"):
             raise unknown(word, "flag", ["--help"], "lsexp plot --help")
-        if not word.startswith("runs_dir="):
-            selecting.append(word)
-        elif runs_dir is not None:
-            raise UserError("runs_dir: is given twice")
-        else:
-            runs_dir = word.partition("=")[2]
-
-    entries = choose(runs_dir, selecting)
+    entries = choose(where.get("runs_dir"), selecting)
     histories = [(entry, read_history(entry)) for entry in entries]
     figure = draw(histories)
     folder = output.folder / "curves" / _subfolder(entries, selecting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from lsexp.errors import UserError, printable
@@ -21,6 +22,28 @@ def user_path(key: str, text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise UserError(f"{key}={text!r}: {error}") from error
+
+
+def taken(words: Iterable[str], keys: Container[str]) -> tuple[dict[str, str], list[str]]:
+    """The values of `keys` among words such as `key=value`, and the other words.
+
+    >>> taken(["eps=0", "out_dir=o", "-m"], ["out_dir"])
+    ({'out_dir': 'o'}, ['eps=0', '-m'])
+
+    Raises:
+        UserError: one is there twice.
+    """
+    typed: dict[str, str] = {}
+    others = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in keys:
+            others.append(word)
+        elif key in typed:
+            raise UserError(f"{key}: is given twice")
+        else:
+            typed[key] = value
+    return typed, others
 
 
 def say(message: str) -> None:

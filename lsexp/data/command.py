@@ -12,7 +12,7 @@ from lsexp.config import DataConfig, MLPConfig, TrainConfig, check
 from lsexp.data.canonical import Dataset
 from lsexp.data.sources import OWN, PUBLIC, SOURCES, data_folder, load
 from lsexp.errors import UserError, unknown
-from lsexp.text import size, table
+from lsexp.text import size, table, taken
 
 NAMES = [name for name in SOURCES if name not in OWN]
 HELP = f"""\
@@ -37,36 +37,32 @@ def run(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in words):
         print(HELP, end="")
         return 0
-    options: dict[str, str | None] = {"data_dir": None, "data.image_size": None, "data.url": None}
+    keys = ("data_dir", "data.image_size", "data.url")
+    typed, others = taken(words, keys)
     names = []
-    for word in words:
-        name, equals, value = word.partition("=")
+    for word in others:
         if word.startswith("-"):
             raise unknown(word, "flag", ["--help"], "lsexp data --help")
-        if equals:
-            if name not in options:
-                raise unknown(word, "key", options, "lsexp data --help")
-            if options[name] is not None:
-                raise UserError(f"{name}: is given twice")
-            options[name] = value
-        elif word in SOURCES or word.endswith(".npz") or _names_folder(word):
+        if "=" in word:
+            raise unknown(word, "key", keys, "lsexp data --help")
+        if word in SOURCES or word.endswith(".npz") or _names_folder(word):
             names.append(word)
         else:
             raise unknown(word, "data set", NAMES, "lsexp data --help")
-    if options["data.url"] is not None and not any(name in PUBLIC for name in names):
+    if "data.url" in typed and not any(name in PUBLIC for name in names):
         raise UserError(
-            f"data.url={options['data.url']}: goes with a set that is fetched ({', '.join(PUBLIC)})"
+            f"data.url={typed['data.url']}: goes with a set that is fetched ({', '.join(PUBLIC)})"
         )
-    folder = data_folder(options["data_dir"])
+    folder = data_folder(typed.get("data_dir"))
     if not names:
         print(table([["data", "here"], *_overview(folder)], left=2))
         other = folder.resolve() != data_folder(None).resolve()
         there = f" data_dir={shlex.quote(str(folder))}" if other else ""
         print(f"in {folder}; `lsexp data NAME{there}` fetches")
         return 0
-    configs = [_config(name, options) for name in names]
+    configs = [_config(name, typed) for name in names]
     rows = [
-        _row(name, load(config, options["data_dir"]))
+        _row(name, load(config, typed.get("data_dir")))
         for name, config in zip(names, configs, strict=True)
     ]
     print(table([HEADER, *rows], left=1))
@@ -77,12 +73,12 @@ def _names_folder(word: str) -> bool:
     return word != "" and (os.sep in word or Path(word).is_dir())
 
 
-def _config(name: str, options: dict[str, str | None]) -> DataConfig:
-    pixels = options["data.image_size"]
+def _config(name: str, typed: dict[str, str]) -> DataConfig:
+    pixels = typed.get("data.image_size")
     if pixels is not None and (name in SOURCES or name.endswith(".npz")):
         raise UserError(f"data.image_size={pixels}: goes with a folder of images, not {name}")
     if name in PUBLIC:
-        return DataConfig(name=name, url=options["data.url"])
+        return DataConfig(name=name, url=typed.get("data.url"))
     if name in SOURCES:
         return DataConfig(name=name)
     if name.endswith(".npz"):

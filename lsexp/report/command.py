@@ -16,7 +16,7 @@ from lsexp.runs.store import runs_folder
 from lsexp.sweep.command import Found
 from lsexp.sweep.manifest import Manifest
 from lsexp.sweep.show import Output, results_of
-from lsexp.text import say
+from lsexp.text import say, taken
 
 HELP = """\
 lsexp report [STUDY ...] [key=value ...]: what has been swept, as one page; trains nothing
@@ -47,19 +47,14 @@ def run(words: list[str]) -> int:
     for name in chosen:
         if name not in studies.names():
             raise unknown(name, "study", studies.names(), "lsexp report --help")
-    keys: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and name in keys:
-            raise UserError(f"{name}: is given twice")
-        if equals and name not in KEYS:
-            close = difflib.get_close_matches(name, KEYS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; {', '.join(KEYS)} are"
-            raise UserError(f"{word}: no key of a report{hint}; `lsexp report --help`")
-        if equals and not all(value.split(",") if name == "recipe" else [value]):
-            raise UserError(f"{word} must name something; `lsexp report --help`")
-        if equals:
-            keys[name] = value
+    keys, others = taken(words, KEYS)
+    for word in (word for word in others if "=" in word):
+        close = difflib.get_close_matches(word.partition("=")[0], KEYS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; {', '.join(KEYS)} are"
+        raise UserError(f"{word}: no key of a report{hint}; `lsexp report --help`")
+    for name, value in keys.items():
+        if not all(value.split(",") if name == "recipe" else [value]):
+            raise UserError(f"{name}={value} must name something; `lsexp report --help`")
     runs_dir = runs_folder(keys.get("runs_dir"))
     recipes = list(dict.fromkeys(keys["recipe"].split(","))) if "recipe" in keys else []
     found = manifests(runs_dir, chosen, recipes)

@@ -20,6 +20,7 @@ from lsexp.config import (
 from lsexp.errors import UserError
 from lsexp.sweep.manifest import Part
 from lsexp.sweep.work import Planned
+from lsexp.text import taken
 
 
 @dataclass
@@ -87,23 +88,20 @@ class Asked:
 
 def ask(study: str, module: Any, words: list[str]) -> list[Asked]:
     """Compose what was typed, a row for each recipe of `rows=`; none with --cfg, which prints."""
-    rows = [word for word in words if word.startswith("rows=")]
-    others = [word for word in words if not word.startswith("rows=")]
-    recipes = rows[0].partition("=")[2].split(",") if rows else []
-    if len(rows) > 1:
-        raise UserError("rows: is given twice")
-    if rows and any(word.startswith("recipe=") for word in others):
-        raise UserError(f"{rows[0]}: names the recipes; leave recipe= out")
+    typed, others = taken(words, ("rows",))
+    recipes = typed["rows"].split(",") if typed else []
+    if typed and any(word.startswith("recipe=") for word in others):
+        raise UserError(f"rows={typed['rows']}: names the recipes; leave recipe= out")
     if len(set(recipes)) < len(recipes):
-        raise UserError(f"{rows[0]}: a recipe is there twice")
+        raise UserError(f"rows={typed['rows']}: a recipe is there twice")
     asked = []
-    for typed in [[f"recipe={recipe}", *others] for recipe in recipes] or [others]:
-        theirs, own = _of_the_partner(study, module, typed)
+    for row in [[f"recipe={recipe}", *others] for recipe in recipes] or [others]:
+        theirs, own = _of_the_partner(study, module, row)
         try:
             found = compose.sweep_config(study, own)
         except UserError as error:
-            if rows and str(error).startswith("recipe="):
-                raise UserError(f"{rows[0]}: {error}") from error
+            if typed and str(error).startswith("recipe="):
+                raise UserError(f"rows={typed['rows']}: {error}") from error
             raise
         if found is None:
             continue
@@ -122,7 +120,7 @@ def ask(study: str, module: Any, words: list[str]) -> list[Asked]:
             check(run.config)
         teaches = getattr(module, "PARTNER", "") == "teacher"
         names = None if partner is None else partner[1]
-        asked.append(Asked(typed, config, chosen, base, runs, names, teaches))
+        asked.append(Asked(row, config, chosen, base, runs, names, teaches))
     return asked
 
 

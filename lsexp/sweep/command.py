@@ -19,7 +19,7 @@ from lsexp.sweep.manifest import Manifest, newest_manifest, newest_with_runs
 from lsexp.sweep.naming import lasting, view_of
 from lsexp.sweep.show import Output, show, tell
 from lsexp.sweep.work import Planned, joined, left_of, train
-from lsexp.text import plural, say, user_path
+from lsexp.text import plural, say, taken, user_path
 
 HELP = """\
 lsexp sweep STUDY [key=value ...]: train what a study of the paper lacks, then its tables and figure
@@ -309,13 +309,11 @@ def _on_the_newest(study: str, module: Any, words: list[str]) -> tuple[list[str]
 
 def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int:
     """A study of somebody else's logits: `logits=FILE`, beside keys that choose no runs."""
-    files = [word.partition("=")[2] for word in words if word.startswith("logits=")]
-    others = [word for word in words if not word.startswith("logits=")]
+    typed, others = taken(words, ("logits",))
+    file = typed["logits"]
     if not hasattr(module, "analyze_file"):
         others = [n for n in studies.names() if hasattr(studies.study(n, ""), "analyze_file")]
-        raise UserError(f"logits={files[0]}: goes with {' or '.join(others)}, not {study}")
-    if len(files) > 1:
-        raise UserError("logits: is given twice")
+        raise UserError(f"logits={file}: goes with {' or '.join(others)}, not {study}")
     for word in others:
         if word.partition("=")[0] not in module.VIEW:
             raise UserError(
@@ -323,7 +321,7 @@ def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int
                 f"{', '.join(f'{name}=' for name in module.VIEW)}, figure.format= and out_dir="
             )
     [asked] = ask(study, module, others)
-    path = user_path("logits", files[0])
+    path = user_path("logits", file)
     result = module.analyze_file(asked.config.study, path)
     folder = output.folder / study / f"logits-{path.stem}{view_of(asked.config.study)}"
     tell(module, asked.config.study, [result], folder, output.formats)

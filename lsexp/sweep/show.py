@@ -20,7 +20,7 @@ from lsexp.studies import Finding, Result, Trained
 from lsexp.sweep.manifest import Manifest, Part
 from lsexp.sweep.naming import lasting, name_of
 from lsexp.sweep.work import label
-from lsexp.text import plural, say, table, user_path
+from lsexp.text import plural, say, table, taken, user_path
 
 
 @dataclass
@@ -34,27 +34,17 @@ class Output:
     @staticmethod
     def split(words: list[str]) -> tuple[Output, list[str]]:
         """Take what concerns the output out of `words`."""
-        options = {"out_dir": os.environ.get("LSEXP_OUT_DIR") or "out", "figure.format": "png"}
-        typed: dict[str, str] = {}
-        others = []
-        for word in words:
-            name, equals, value = word.partition("=")
-            if equals and name in options:
-                if name in typed:
-                    raise UserError(f"{name}: is given twice")
-                typed[name] = word
-                options[name] = value
-            else:
-                others.append(word)
-        formats = options["figure.format"].split(",")
+        typed, others = taken(words, ("out_dir", "figure.format"))
+        formats = typed.get("figure.format", "png").split(",")
         for one in formats:
             if one not in FORMATS:
                 raise UserError(f"figure.format={one}: must be {' or '.join(FORMATS)}")
-        folder = user_path("out_dir", options["out_dir"])
+        place = typed.get("out_dir", os.environ.get("LSEXP_OUT_DIR") or "out")
+        folder = user_path("out_dir", place)
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
         if not (nearest.is_dir() and os.access(nearest, os.W_OK)):  # before hours of training
             raise UserError(f"out_dir={folder}: {nearest} is no folder that can be written")
-        return Output(folder, formats, [*typed.values()]), others
+        return Output(folder, formats, [f"{key}={value}" for key, value in typed.items()]), others
 
 
 def show(
