@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lsexp import studies
 from lsexp.config import MODELS, TrainConfig, walk
 from lsexp.errors import UserError, unknown
-from lsexp.figures import grid, series_style, styled, write_figure, write_table
+from lsexp.figures import grid, legend_below, series_style, styled, write_figure, write_table
 from lsexp.files import clear
 from lsexp.runs.catalog import Entry, read_runs
 from lsexp.runs.store import Damaged, RunFolder
@@ -141,7 +142,7 @@ def draw(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> Figure:
     from matplotlib.lines import Line2D
 
     naming = differing([entry for entry, _ in histories])
-    names = [", ".join(f"{_short(k)} {e.config.get(k)}" for k in naming) for e, _ in histories]
+    names = [", ".join(_told(entry, naming)) for entry, _ in histories]
     series = list(dict.fromkeys(names))
     figure, [axes] = grid(1, len(PANELS))
     for axis, (column, factor, label) in zip(axes, PANELS, strict=True):
@@ -169,7 +170,7 @@ def draw(histories: list[tuple[Entry, list[dict[str, Any]]]]) -> Figure:
     counted = [f"{name} (n = {names.count(name)})" for name in series]
     if naming:
         handles = [Line2D([], [], **series_style(number)) for number in range(len(series))]
-        figure.legend(handles, counted, loc="outside lower center", ncols=min(len(series), 5))
+        legend_below(figure, handles, counted, columns=5, fontsize=9)
     return figure
 
 
@@ -179,7 +180,7 @@ def differing(entries: list[Entry]) -> list[str]:
     for config in (TrainConfig(), *(model() for model in MODELS.values())):
         prefix = "" if isinstance(config, TrainConfig) else "model."
         aside |= {name for name, item, _ in walk(config, prefix) if item.metadata["aside"]}
-    aside -= {"data.name"}
+    aside -= {"data.name", "data.path"}  # of one's own data, the path tells which they are
     keys = dict.fromkeys(key for entry in entries for key in entry.config)
     ignored = {*aside, "recipe", "budget"}
     return [
@@ -187,6 +188,13 @@ def differing(entries: list[Entry]) -> list[str]:
         for key in keys
         if key not in ignored and len({str(entry.config.get(key)) for entry in entries}) > 1
     ]
+
+
+def _told(entry: Entry, keys: Sequence[str]) -> Iterator[str]:
+    """What a legend says of a run: sets that are known by name have no path."""
+    for key in keys:
+        if key != "data.path" or entry.config.get(key) is not None:
+            yield f"{_short(key)} {entry.config.get(key)}"
 
 
 def _short(key: str) -> str:

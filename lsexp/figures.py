@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -71,6 +72,24 @@ def grid(
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     return figure, [list(row) for row in axes]
+
+
+def legend_below(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str], *, columns: int, fontsize: float
+) -> None:
+    """A legend below all axes, in at most so many columns as the figure is wide enough for; labels
+    that are longer than a line are wrapped."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    longest = int(72 * figure.get_figwidth() / (0.6 * fontsize)) - 10  # in characters
+    wrapped = [textwrap.fill(label, longest) for label in labels]
+    look: Any = {"loc": "outside lower center", "fontsize": fontsize}
+    for count in range(min(columns, len(wrapped)), 0, -1):
+        legend = figure.legend(handles, wrapped, ncols=count, **look)
+        if count == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def logarithmic(axis: Any) -> None:

@@ -1,7 +1,9 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from support import TINY
 
 from lsexp.cli import main
@@ -133,3 +135,21 @@ def test_a_damaged_history_is_told_by_its_file(capsys, runs, tmp_path):
         code, _, err = plot(capsys, copy, tmp_path)
         assert code == 0  # the others are drawn
         assert f"left out: {file}: changed since it was published" in err
+
+
+def test_data_of_ones_own_are_told_apart_and_no_legend_is_cut_off(runs):
+    """Whatever is said of the runs: its lines are as wide as the figure at most."""
+    [entry] = choose(str(runs), ["loss.eps=0.1", "seed=1"])
+    entries = [entry]
+    for number in range(4):
+        own = {"data.name": "npz", "data.path": f"{number}-{'x' * 40 * number}.npz"}
+        entries.append(replace(entry, config={**entry.config, **own}))
+    figure = draw([(one, read_history(one)) for one in entries])
+    [legend] = figure.legends
+    labels = [text.get_text().replace("\n", "") for text in legend.get_texts()]
+    assert labels[0] == "data digits (n = 1)"
+    assert labels[1] == "data npz, path 0-.npz (n = 1)"
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 5
+    assert legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width < (
+        figure.bbox.width
+    )

@@ -737,6 +737,11 @@ def test_logits_of_anybody(tmp_path, monkeypatch, capsys):
     assert out[1].split()[0] == "theirs"
     assert out[-1] == "o/calibration/logits-theirs-bins=10/risk_coverage.csv"
     assert all((tmp_path / line).exists() for line in out[-7:])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "theirs.npz").rename(tmp_path / "other/theirs.npz")  # another's of that name
+    assert main(["plot", "calibration", "logits=other/theirs.npz", "bins=10", "out_dir=o"]) == 0
+    beside = capsys.readouterr().out.splitlines()
+    assert not {*beside[-7:]} & {*out[-7:]}
 
 
 @pytest.mark.parametrize(

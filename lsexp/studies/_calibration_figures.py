@@ -6,12 +6,13 @@ Shape letters: S seeds, T temperatures or coverages.
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsexp.figures import COLORS, grid, logarithmic, plain, series_style, styled
+from lsexp.figures import COLORS, grid, legend_below, logarithmic, plain, series_style, styled
 from lsexp.studies import Result, Row
 
 if TYPE_CHECKING:
@@ -39,7 +40,12 @@ def _name(row: Row) -> str:
 
 def _title(result: Result) -> str:
     """On several lines, for the side of a row."""
-    return plain(result.title).replace(", ", "\n")
+    return _wrapped(plain(result.title).split(", "), 40)
+
+
+def _wrapped(lines: Sequence[str], longest: int) -> str:
+    """Lines of so many characters at most: names of files may be long."""
+    return "\n".join(textwrap.fill(line, longest) for line in lines)
 
 
 def _reported(result: Result) -> list[Row]:
@@ -94,15 +100,14 @@ def _draw_reliability(bins: int, results: Sequence[Result]) -> Figure:
             below.set_visible(True)
             _draw_diagram(above, rows, bins)
             _draw_counts(below, rows, bins)
-            above.set_title(title, fontsize=9)
+            above.set_title(_wrapped(title.split("\n"), 32), fontsize=9)
         upper[0].set_ylabel("accuracy")
         _name_row(upper[0], result)
         lower[0].set_ylabel("share of\nimages", fontsize=7)
     named: dict[str, Any] = {}
     for axis in itertools.chain(*axes_RC):
         named |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    look: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "fontsize": 7}
-    figure.legend(list(named.values()), list(named), **look)
+    legend_below(figure, list(named.values()), list(named), columns=3, fontsize=7)
     return figure
 
 

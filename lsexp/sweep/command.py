@@ -16,7 +16,7 @@ from lsexp.runs.store import runs_folder
 from lsexp.studies import Result
 from lsexp.sweep.asked import Asked, ask, has_partner
 from lsexp.sweep.manifest import Manifest, newest_manifest, newest_with_runs
-from lsexp.sweep.naming import lasting, view_of
+from lsexp.sweep.naming import lasting, of_file, view_of
 from lsexp.sweep.show import Output, show, tell
 from lsexp.sweep.work import Planned, joined, left_of, train
 from lsexp.text import plural, say, taken, user_path
@@ -323,6 +323,6 @@ def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int
     [asked] = ask(study, module, others)
     path = user_path("logits", file)
     result = module.analyze_file(asked.config.study, path)
-    folder = output.folder / study / f"logits-{path.stem}{view_of(asked.config.study)}"
+    folder = output.folder / study / f"{of_file(path)}{view_of(asked.config.study)}"
     tell(module, asked.config.study, [result], folder, output.formats)
     return 0

@@ -107,6 +107,17 @@ def for_path(words: Sequence[str]) -> str:
     return "".join(found)
 
 
+def of_file(path: Path) -> str:
+    """What is drawn of a file of logits is named by it; in another folder there may be one of the
+    same name.
+
+    >>> of_file(Path("theirs.npz"))
+    'logits-theirs'
+    """
+    elsewhere = "" if path.parent == Path() else f"_{_digest(str(path.absolute()))}"
+    return f"logits-{path.stem[:100]}{elsewhere}"
+
+
 def shortened(name: str) -> str:
     """Of a name that is too long for a folder its beginning, and a digest."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 7]}_{_digest(name)}"
