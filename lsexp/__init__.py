@@ -24,11 +24,14 @@ _PLACES = {
     "runs.catalog": ("load_outputs", "load_runs"),
     "losses": ("distillation_loss", "smooth_labels", "smoothed_cross_entropy"),
     "analysis.calibration": (
-        *("adaptive_ece", "brier", "classwise_ece", "debiased_ece", "ece", "ece_floor", "mce"),
-        *("nll", "reliability", "softmax", "top_label"),
+        *("adaptive_ece", "brier", "classwise_ece", "confidence_gap", "debiased_ece", "ece"),
+        *("ece_floor", "mce", "nll", "reliability", "sampling_band", "softmax", "top_label"),
     ),
     "analysis.temperature": ("fit_temperature",),
-    "analysis.selective": ("aurc", "max_probability_score", "normalised_score", "risk_coverage"),
+    "analysis.selective": (
+        *("aurc", "choose_p", "excess_aurc", "max_probability_score", "normalised_score"),
+        *("risk_coverage",),
+    ),
     "analysis.projections": ("activations", "plane_of", "project", "scatter", "templates"),
     "analysis.information": ("bounds", "estimate", "nearest_neighbours", "with_own_variances"),
     "analysis.collapse": ("class_separation", "nc1", "nc2", "nc3"),

@@ -110,8 +110,11 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
     help_command = f"lsexp sweep {study} --help"
     own = {item.name: item for item in fields(module.Config)}
     typed, named = [], {}
-    for word in words:
+    for before, word in zip(["", *words], words, strict=False):
         name, equals, value = word.partition("=")
+        if before in TAKES_VALUE:
+            typed.append(word)
+            continue
         if name in own and equals and "list[str]" in str(own[name].type):
             if name in named:
                 raise UserError(f"{name}: is given twice")
@@ -136,7 +139,8 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
         flags, overrides = _check_words(typed, known, help_command)
         found = _hydra(f"study/{study}", flags, overrides, module.Config)
     except UserError as error:
-        text = str(error).replace("study.", "").replace(HELP, help_command)
+        text = re.sub(r"^study\.|(?<=did you mean )study\.", "", str(error))
+        text = text.replace(HELP, help_command)
         if ": several values; " in text:
             word = text.partition(":")[0]
             varied = [key for key, item in own.items() if "list" in str(item.type)]

@@ -67,17 +67,24 @@ def smooth_labels(labels_B: Tensor, num_classes: int, eps: float) -> Tensor:
 
     Args:
         labels_B: class indices, int64.
-        num_classes: K.
-        eps: mass that is spread evenly, in [0, 1); alpha in the paper. The true class
-            keeps `1 - eps + eps / K`, not `1 - eps`.
+        num_classes: K, at least 1.
+        eps: mass that is spread evenly, 0..1; alpha in the paper. The true class keeps
+            `1 - eps + eps / K`, not `1 - eps`.
 
     Returns:
         Target distributions, float32 `[B, K]`; each row sums to one.
+
+    Raises:
+        ValueError: an eps outside 0..1, or no classes.
+        RuntimeError: labels that are no class of K (torch's; on a GPU it comes later).
 
     >>> import torch
     >>> smooth_labels(torch.tensor([2]), num_classes=4, eps=0.2)
     tensor([[0.0500, 0.0500, 0.8500, 0.0500]])
     """
+    _check_share("eps", eps)
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, not {num_classes}")
     return (1 - eps) * F.one_hot(labels_B, num_classes).float() + eps / num_classes
 
 
@@ -87,10 +94,13 @@ def smoothed_cross_entropy(logits_BK: Tensor, labels_B: Tensor, eps_uniform: flo
     Args:
         logits_BK: any floating type; computed in float32 (float64 stays).
         labels_B: class indices, int64.
-        eps_uniform: mass spread over all K classes, in [0, 1) (`Targets.eps_uniform`).
+        eps_uniform: mass spread over all K classes, 0..1; alpha in the paper.
 
     Returns:
         A scalar in nats. Its least value is the entropy of the targets, not 0.
+
+    Raises:
+        ValueError: an eps_uniform outside 0..1.
 
     It equals `-(smooth_labels(...) * log_softmax(logits)).sum(1).mean()` without building the
     targets, without overflow for logits 1e30 apart (sums past float32's 3e38 are infinite). A
@@ -100,6 +110,7 @@ def smoothed_cross_entropy(logits_BK: Tensor, labels_B: Tensor, eps_uniform: flo
     >>> smoothed_cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), 0.2)
     tensor(0.3269)
     """
+    _check_share("eps_uniform", eps_uniform)
     if logits_BK.dtype != torch.float64:
         logits_BK = logits_BK.float()
     return F.cross_entropy(logits_BK, labels_B, label_smoothing=eps_uniform)
@@ -134,11 +145,21 @@ def distillation_loss(
     3e38 apart may give NaN.
 
     Args:
-        logits_BK: the student's; computed in float32 (float64 stays).
-        teacher_BK: the teacher's; no gradient goes there.
+        logits_BK: the student's, any floating type; computed in float32 (float64 stays).
+        teacher_BK: the teacher's, of the same shape; no gradient goes there.
         labels_B: class indices, int64; with beta 1 they do not count.
-        temperature, student_temperature, t_squared, match, beta: as `loss.` and their names.
-        eps_uniform: smoothing of the labels' part.
+        temperature: T, finite and above 0.
+        student_temperature: "1" or "tied".
+        t_squared: whether M of `cross_entropy` is multiplied by T^2.
+        match: "cross_entropy" or "logits", which knows no temperature.
+        beta: share of the teacher's part, 0..1.
+        eps_uniform: smoothing of the labels' part, 0..1, as in `smoothed_cross_entropy`.
+
+    Returns:
+        A scalar; in nats, or for `match=logits` and beta 1 in squared units of the logits.
+
+    Raises:
+        ValueError: another word, or a number outside its range.
 
     >>> import torch
     >>> teacher, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
@@ -147,6 +168,12 @@ def distillation_loss(
     >>> distillation_loss(torch.zeros(1, 2), teacher, labels, match="logits")
     tensor(2.)
     """
+    _check_word("match", match, ("cross_entropy", "logits"))
+    _check_word("student_temperature", student_temperature, ("1", "tied"))
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be finite and above 0, not {temperature}")
+    _check_share("beta", beta)
+    _check_share("eps_uniform", eps_uniform)
     if logits_BK.dtype != torch.float64:
         logits_BK = logits_BK.float()
     teacher_BK = teacher_BK.detach().to(logits_BK.dtype)
@@ -161,3 +188,14 @@ def distillation_loss(
         return matched
     hard = smoothed_cross_entropy(logits_BK, labels_B, eps_uniform)
     return (1 - beta) * hard + beta * matched
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in 0..1, not {value}")
+
+
+def _check_word(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        words = " or ".join(repr(word) for word in allowed)
+        raise ValueError(f"{name} must be {words}, not {value!r}")

@@ -462,6 +462,12 @@ def test_a_folder_of_ones_own_that_is_a_circle_of_links(capsys, tmp_path):
     assert (code, err) == (2, "lsexp: --config-dir conf: no such folder\n")
 
 
+@pytest.mark.parametrize("name", ["my-study.d", "study.eps", "a study.eps", "eps=0"])
+def test_a_folder_of_ones_own_is_told_as_it_is_typed(capsys, name):
+    code, _, err = run(capsys, "sweep", "eps", "--config-dir", name)
+    assert (code, err) == (2, f"lsexp: --config-dir {name}: no such folder\n")
+
+
 def test_files_of_ones_own_that_cannot_be_used(capsys, tmp_path):
     folder = tmp_path / "conf/recipe"
     folder.mkdir(parents=True)

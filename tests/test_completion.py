@@ -66,6 +66,20 @@ def test_commands_flags_keys_groups_and_values_are_offered():
     assert offered("lsexp train loss.eps=") == []
 
 
+@pytest.mark.parametrize("line", ["lsexp train ", "lsexp sweep distillation ", "lsexp reproduce "])
+def test_nothing_heavy_is_imported_between_tab_and_words(line):
+    code = (
+        "import sys; from lsexp.cli import main; main(['completion', 'query', sys.argv[1]]);"
+        "heavy = {'torch', 'scipy.stats', 'pandas', 'matplotlib', 'numba', 'omegaconf'};"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, line], capture_output=True, text=True, check=True
+    )
+    assert len(done.stdout.splitlines()) > 10
+    assert done.stderr.splitlines() == ["[]"]
+
+
 def test_names_of_runs_are_offered(tmp_path, monkeypatch):
     (tmp_path / "digits-mlp-eps0-seed0-0123456789ab").mkdir()
     monkeypatch.setenv("LSEXP_RUNS_DIR", str(tmp_path))

@@ -1,7 +1,10 @@
 """`from lsexp import ...`."""
 
+import inspect
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,37 @@ def test_everything_that_is_offered_is_there_and_says_what_it_does():
         assert name in dir(lsexp)
     with pytest.raises(AttributeError, match="no attribute 'eece'"):
         _ = lsexp.eece
+
+
+def test_functions_that_docstrings_name_are_offered():
+    modules = [import_module(f"lsexp.{module}") for module in lsexp._PLACES]
+    for name in lsexp.__all__:
+        for named in re.findall(r"`(\w+)`", getattr(lsexp, name).__doc__):
+            known = any(inspect.isfunction(getattr(module, named, None)) for module in modules)
+            assert named in lsexp.__all__ or not known, f"{name} names {named}"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in lsexp.__all__ if lsexp._MODULES[name].startswith(("ana", "loss"))]
+)
+def test_docstrings_say_what_goes_in_and_what_is_refused(name):
+    function = getattr(lsexp, name)
+    lines = [line.strip() for line in inspect.getdoc(function).splitlines()]
+    assert "Raises:" in lines
+    assert any(line.startswith(">>> ") for line in lines)
+    if len(inspect.signature(function).parameters) > 1:
+        assert "Args:" in lines
+
+
+def test_studies_are_imported_without_scipy():
+    """`scipy.stats` alone would take a second, at every Tab and --help."""
+    code = (
+        "import sys; from lsexp.studies import "
+        "calibration, distillation, eps, information, projections; "
+        "print([name for name in sys.modules if name.split('.')[0] == 'scipy'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_neither_hydra_nor_torch_is_needed_for_arrays():

@@ -236,3 +236,50 @@ def test_bf16_logits_are_compared_in_float32():
     logits, teacher, labels = pair_of_logits()
     found = distilled(logits.bfloat16(), teacher.float(), labels)
     assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"match": "logit"}, "match must be 'cross_entropy' or 'logits', not 'logit'"),
+        ({"match": None}, "match must be .* not None"),
+        ({"student_temperature": 4}, "student_temperature must be '1' or 'tied', not 4"),
+        ({"student_temperature": 1}, "student_temperature must be '1' or 'tied', not 1"),
+        ({"student_temperature": "Tied"}, "student_temperature must be .* not 'Tied'"),
+        ({"temperature": 0}, "temperature must be finite and above 0, not 0"),
+        ({"temperature": -2.0}, "temperature must be finite and above 0, not -2.0"),
+        ({"temperature": math.inf}, "temperature must be finite and above 0, not inf"),
+        ({"temperature": math.nan}, "temperature must be finite and above 0, not nan"),
+        ({"beta": -0.1}, "beta must be in 0..1, not -0.1"),
+        ({"beta": 1.5}, "beta must be in 0..1, not 1.5"),
+        ({"eps": 2}, "eps_uniform must be in 0..1, not 2"),
+        ({"eps": -0.1}, "eps_uniform must be in 0..1, not -0.1"),
+    ],
+)
+def test_a_loss_that_does_not_exist_is_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        distilled(*pair_of_logits(), **keys)
+
+
+@pytest.mark.parametrize("eps", [-0.1, 1.1, 2, math.nan])
+def test_targets_below_0_are_refused(eps):
+    logits, labels = random_batch(4)
+    with pytest.raises(ValueError, match=f"eps must be in 0..1, not {eps}"):
+        smooth_labels(labels, 4, eps)
+    with pytest.raises(ValueError, match=f"eps_uniform must be in 0..1, not {eps}"):
+        smoothed_cross_entropy(logits, labels, eps)
+
+
+@pytest.mark.parametrize("classes", [0, -1])
+def test_no_classes_have_no_labels(classes):
+    with pytest.raises(ValueError, match=f"num_classes must be at least 1, not {classes}"):
+        smooth_labels(torch.tensor([0]), classes, 0.1)
+
+
+def test_the_ends_of_what_is_allowed():
+    logits, teacher, labels = pair_of_logits(4)
+    torch.testing.assert_close(smooth_labels(labels, 4, 1.0), torch.full((7, 4), 0.25))
+    expected = -logits.log_softmax(1).mean()
+    torch.testing.assert_close(smoothed_cross_entropy(logits, labels, 1), expected)
+    expected = smoothed_cross_entropy(logits, labels, 0.1)
+    torch.testing.assert_close(distilled(logits, teacher, labels, eps=0.1, beta=0), expected)

@@ -1,9 +1,12 @@
-"""What the READMEs tell are the numbers of results/, and how results/ is made."""
+"""What the READMEs tell: the numbers of results/, the shape of the code; how results/ is made."""
 
+import ast
 import importlib.util
+import json
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from lsexp import studies
 from lsexp.analysis.statistics import paired
 from lsexp.cli import main
+from lsexp.compose import train_configs
 from lsexp.sweep.asked import ask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +57,8 @@ def row_of(name, eps, finer):
     ece = f"{pm(one(0, 'ece'), 3 + finer)} → {pm(one(eps, 'ece'), 3 + finer)}"
     scaled = f"{pm(one(0, 'ece', 'fitted'), 3 + finer)} (T {temperature:.2f})"
     [work] = {f"{r.steps:,} steps on {r.images:,} images" for r in runs.itertuples()}
-    commits = ", ".join(f"`{commit}`" for commit in sorted({c[:7] for c in runs.commit}))
+    commits = ", ".join(sorted({f"`{c[:7]}{c[40:]}`" for c in runs.commit}))
+    commits = commits.replace(" (dirty)`", " (dirty)` †")
     devices = {f"{r.device} ({r.cpu_class}), {r.precision}" for r in runs.itertuples()}
     if len(devices) == 1:
         minutes = f"{runs.seconds.median() / 60:.3g} min a run of {runs.threads.max()} thread"
@@ -80,6 +85,10 @@ def row_of(name, eps, finer):
 def test_the_table_at_the_beginning(name, eps, finer):
     row = row_of(name, eps, finer)
     assert row in README, row
+    if "†" in row:
+        [commit] = re.findall(r"`([0-9a-f]+) \(dirty\)`", row)
+        [copied] = re.findall(r"†: a copy of the code of `([0-9a-f]+)`", README)
+        assert f"`{copied}` (`{commit} (dirty)` in `runs.csv` is a copy of it)" in TOLD
 
 
 def findings(pattern):
@@ -89,17 +98,20 @@ def findings(pattern):
 
 
 def test_verdicts():
-    digits = findings("digits/*/*").verdict.value_counts()
-    told = ("supported", "contradicted", "inconclusive", "not tested")
-    said = f"of {digits.sum()} verdicts {digits.iloc[0]} are supported, "
-    said += ", ".join(f"{digits[verdict]} {verdict}" for verdict in told[1:])
+    told = ["supported", "contradicted", "inconclusive", "not tested"]
+    digits = findings("digits/*/*").verdict
+    assert {*digits} <= {*told}
+    counts = digits.value_counts().reindex(told, fill_value=0)
+    said = f"of {len(digits)} verdicts {counts['supported']} are supported, "
+    said += ", ".join(f"{counts[verdict]} {verdict}" for verdict in told[1:])
     assert said in README, said
     students = findings("digits/distillation/*-cpu-grid=full")
     assert [*students.verdict] == ["inconclusive"] * 3
     tied = findings("digits/distillation/*tied*")
     assert [*tied.verdict] == ["supported", "inconclusive", "supported"]
     for row in (*students.itertuples(), *tied.itertuples()):
-        assert f"[{100 * row.low:.2f}, {100 * row.high:.2f}]" in TOLD
+        interval = f"[{100 * row.low:.2f}, {100 * row.high:.2f}]"
+        assert re.search(rf"{abs(100 * row.value):.2f} (points )?{re.escape(interval)}", TOLD), row
     alexnet = [*findings("projections/cifar10_alexnet-cpu").itertuples()]
     information = findings("information/cifar10_alexnet-cpu")
     alexnet += information[information["where"] == "Figure 6"].itertuples()
@@ -158,11 +170,16 @@ def test_alexnet_on_all_images():
 
 
 def test_the_grid_of_teachers_and_temperatures():
-    for path in (ROOT / "results/digits/distillation").glob("*/grid.csv"):
-        grid = pd.read_csv(path)
-        for row in grid[(grid.eps == 0.15) & (grid.temperature <= 4)].itertuples():
-            low, high = 100 * row.low, 100 * row.high
-            assert f"{100 * row.value:+.2f} [{low:.2f}, {high:.2f}]" in TOLD, row
+    tied = "loss.student_temperature=tied-loss.t_squared=true-"
+    columns = []
+    for where in ("", tied):
+        folder = ROOT / f"results/digits/distillation/digits_distill-cpu-{where}grid=full"
+        grid = pd.read_csv(folder / "grid.csv").set_index("temperature")
+        columns.append(100 * grid[grid.eps == 0.15][["value", "low", "high"]])
+    for temperature in (1, 2, 3, 4):
+        rows = (column.loc[temperature] for column in columns)
+        cells = [f"{row.value:+.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows]
+        assert f"| {temperature} | {' | '.join(cells)} |" in TOLD, cells
 
 
 def test_the_grid_on_mnist():
@@ -241,17 +258,111 @@ def test_the_toy_and_the_students_of_snapshots():
     assert told in TOLD, told
 
 
+def test_the_numbers_of_figure_1():
+    def read(name):
+        table = pd.read_csv(ROOT / "results" / name / "projections.csv")
+        table = table.assign(split=table.split.fillna(""))
+        return table.set_index(["eps", "split", "metric"]).sort_index()
+
+    def two(table, split, metric, digits, eps=0.1, joint="and"):
+        hard, smoothed = (pm(table.loc[at, split, metric], digits) for at in (0, eps))
+        return f"{hard} {joint} {smoothed}"
+
+    def smaller(table):
+        extents = [table.value[at, "train", "extent_plane"] for at in (0, 0.1)]
+        return f"{extents[0] / extents[1]:.1f} times smaller"
+
+    mnist = read("mnist/projections/mnist_mlp-paper")
+    hard, smoothed = (f"{mnist.value[at, 'train', 'scatter_ratio']:.2f}" for at in (0, 0.1))
+    assert f"in all dimensions hardly ({hard} to {smoothed})" in TOLD
+    alexnet = read("projections/cifar10_alexnet-cpu")
+    scatter = [two(alexnet, split, "scatter_ratio_plane", 3) for split in ("train", "val")]
+    assert f"(scatter within by between classes {scatter[0]})" in TOLD
+    assert f"those of images held out stay wider ({scatter[1]})" in TOLD
+    sides = [f"{alexnet.value[at, '', 'side_ratio']:.2f}" for at in (0, 0.1)]
+    told = f"(longest side by shortest {' and '.join(sides)}) and the picture"
+    assert f"{told} {smaller(alexnet)}" in TOLD
+    third = read(f"cifar/projections/{THIRD}")
+    scatter = [two(third, split, "scatter_ratio_plane", 3) for split in ("train", "val")]
+    assert f"({scatter[0]}, held out {scatter[1]}, {smaller(third)})" in TOLD
+    sides = [f"{third.value[at, '', 'side_ratio']:.2f}" for at in (0, 0.1)]
+    assert f"whose triangle cannot be told apart ({' and '.join(sides)})" in TOLD
+    clusters = two(third, "train", "clusters_side_ratio", 2, joint="to")
+    assert f"of the clusters becomes nearly regular ({clusters})" in TOLD
+    thin = read("projections/cifar100_resnet56_thin-cpu")
+    train, val = (
+        two(thin, split, "scatter_ratio_plane", 2, eps=0.05, joint="to")
+        for split in ("train", "val")
+    )
+    assert f"training clusters are a little tighter ({train})" in TOLD
+    assert f"overlap, under smoothing more ({val})" in TOLD
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        (
+            "mnist/information/mnist_mlp-paper-*",
+            "from {start} nats up to {top0} hard and {top1} at eps 0.1, at the end {end0} hard|"
+            "falling from step {turn} on, {end1}. The class is kept in both; "
+            "within a class {within0} are left, and {within1}. "
+            "Over three disjoint sets of images the ends are {sets0} and {sets1}",
+        ),
+        (
+            "information/cifar10_alexnet-cpu",
+            "{start} nats before training, up to {top0} hard and {top1} at eps 0.1; "
+            "at the end {end0} hard, and {end1} at eps 0.1, where it falls from step {turn} on. "
+            "The class is kept in both ({class0} and {class1} nats, log 2 = 0.69); "
+            "within a class {within0} are left, and {within1}",
+        ),
+    ],
+)
+def test_the_numbers_of_figure_6(pattern, told):
+    [folder] = (ROOT / "results").glob(pattern)
+    table = pd.read_csv(folder / "information.csv")
+    end = table.step.max()
+    sets = table[table.interval == "subsets"]
+    table = table[~table.interval.isin(["subsets", "redraws"])]
+    numbers = {}
+    for k, eps in enumerate((0, 0.1)):
+        of = table[table.eps == eps].set_index(["metric", "step"]).sort_index()
+        curve = of.value["information"]
+        numbers["start"] = f"{curve[0]:.2f}"  # before training, whatever eps will be
+        numbers["turn"] = curve.idxmax()  # in the end that of the smoothed
+        numbers[f"top{k}"] = f"{curve.max():.2f}"
+        numbers[f"end{k}"] = pm(of.loc["information", end], 2)
+        numbers[f"class{k}"] = f"{of.value['between_classes', end]:.2f}"
+        numbers[f"within{k}"] = pm(of.loc["within_class", end], 2)
+        [row] = sets[sets.eps == eps].itertuples()
+        numbers[f"sets{k}"] = pm(row, 2)
+    for part in told.format(**numbers).split("|"):
+        assert part in TOLD, part
+
+
 @pytest.mark.parametrize("name", ["digits", "mnist"])
 def test_a_report_says_what_the_tables_beside_it_say(name):
-    said = (ROOT / "results" / name / "report/report.md").read_text()
+    said = (ROOT / "results" / name / "report/report.md").read_text().replace("\\", "")
     row = r"^\| . ([a-z ]+) \| (.+?) \| .+ \| (?:yes|no|of another place) \| (.+?) \| "
-    rows = re.findall(row, said, re.M)
-    assert len(rows) > 10
-    known = {(r.verdict, r.text, f"{r.n:g}") for r in findings(f"{name}/*/*").itertuples()}
-    for verdict, text, estimate in rows:
-        if estimate != "no estimate":
-            n = re.search(r"n = (\d+)", estimate)[1]
-            assert (verdict, text.replace("\\", ""), n) in known, text
+    left = [*findings(f"{name}/*/*").itertuples()]
+    for verdict, text, estimate in re.findall(row, said, re.M):
+        factor = 100 if " points (" in estimate else 1
+        numbers = re.findall(r"(?<![\w.])[-+][0-9.e-]+", estimate)
+        seeds = re.findall(r"n = (\d+)", estimate)
+        same = [
+            found
+            for found in left
+            if (found.verdict, found.text) == (verdict, text)
+            and ([str(found.n)] if found.n else []) == seeds
+            and [
+                f"{factor * value:+.3g}"
+                for value in (found.value, found.low, found.high)
+                if value == value
+            ]
+            == numbers
+        ]
+        assert same, (text, estimate)
+        left.remove(same[0])
+    assert left == []
 
 
 def test_every_folder_is_in_the_list():
@@ -365,3 +476,86 @@ def test_the_readmes_speed_on_a_gpu_is_that_of_results():
     thin = [best("cifar10_resnet56_thin", kernels, 6) for kernels in ("fast", "deterministic")]
     assert "trains the thin ResNet-56 a quarter faster" in README
     assert 1.2 < thin[0] / thin[1] < 1.3
+
+
+def rates(name):
+    """Images/s by recipe and way, medians of the rounds, and what part of the limit ours are."""
+    found = json.loads((ROOT / "results/bench" / name).read_text())
+    middle = {}
+    for recipe, rounds in found.items():
+        ways = ("conventional", "conventional at once", "lsexp sweep")
+        middle[recipe] = {way: statistics.median(one[way] for one in rounds) for way in ways}
+        limits = (one["bench"]["recipes"][0]["sweep"]["of_limit"] for one in rounds)
+        middle[recipe]["of the limit"] = statistics.median(limits)
+    return middle
+
+
+FAMILY_26, FAMILY_25 = "compare-avx512_bf16.json", "compare-avx512_bf16-family25.json"
+
+
+@pytest.mark.parametrize("name", [FAMILY_26, FAMILY_25])
+def test_the_readmes_speed_on_a_cpu_is_that_of_results(name):
+    table = README.partition(f"`results/bench/{name}`")[2]
+    for recipe, of in rates(name).items():
+        cells = [f"`{recipe}`"]
+        cells += [f"{of[way]:,.0f}" for way in ("conventional", "conventional at once")]
+        cells += [f"{of['lsexp sweep']:,.0f}", f"{of['lsexp sweep'] / of['conventional']:.1f}"]
+        row = f"| {' | '.join(cells)} | {100 * of['of the limit']:.0f} % |"
+        assert row in table.partition("`results/bench/")[0], row
+
+
+def test_the_minutes_of_the_recipes():
+    """Those that are computed, from the sweeps' speed; those of runs in results/, from these."""
+
+    def computed(recipe, budget="cpu", of=None):
+        [(config, _)] = train_configs([f"recipe={recipe}", f"budget={budget}"])
+        speed = rates(FAMILY_26)[of or recipe]["lsexp sweep"] / 2  # two at once
+        return round(config.train.steps * config.train.batch_size / speed / 60)
+
+    def taken(name, role="", **where):
+        runs = pd.read_csv(ROOT / "results" / name / "runs.csv")
+        runs = runs[runs.role == role] if role else runs
+        for column, value in where.items():
+            runs = runs[runs[column] == value]
+        return round(runs.seconds.median() / 60)
+
+    assert f"| {computed('mnist_mlp')} (`budget=paper`: {computed('mnist_mlp', 'paper')}," in README
+    wide, thin = "cifar10_resnet56", "cifar10_resnet56_thin"
+    typed = re.search(r"\| (\d+) \(CIFAR-100: (\d+)\), computed \|", README).groups()
+    both = [computed(wide), computed("cifar100_resnet56", of=wide)]
+    assert [int(number) for number in typed] == pytest.approx(both, rel=0.03)
+    hard = taken("calibration/cifar100_resnet56_thin-cpu", eps=0)
+    assert f"| {computed(thin)}, computed (CIFAR-100: {hard} *) |" in README
+    grid = "mnist/distillation/mnist_distill-cpu-grid=full"
+    assert f"| {taken(grid, 'student')}, its teachers {taken(grid, 'teacher')} ** |" in README
+
+
+def imported(path):
+    """Modules of lsexp (`data` of `lsexp.data.splits`) that a file of it imports anywhere."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, path
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        yield from (name.split(".")[1] for name in names if name.startswith("lsexp."))
+
+
+def test_a_module_imports_from_its_row_of_the_readme_and_those_above():
+    shape = (ROOT / "README.md").read_text().partition("The shape is an hourglass")[2]
+    rows = [re.findall(r"`(\w+)`", cells) for cells in re.findall(r"^\| (`.+?) \|", shape, re.M)]
+    row_of = {module: number for number, row in enumerate(rows) for module in row}
+    files = [path for path in (ROOT / "lsexp").rglob("*.py") if path.parent != ROOT / "lsexp"]
+    files += [path for path in (ROOT / "lsexp").glob("*.py") if path.stem != "__init__"]
+    modules = {
+        path: path.relative_to(ROOT / "lsexp").parts[0].removesuffix(".py") for path in files
+    }
+    assert {*modules.values()} == {*row_of}
+    below = {
+        (module, other)
+        for path, module in modules.items()
+        for other in imported(path)
+        if row_of[other] > row_of[module]
+    }
+    assert below == {("compose", "studies")}

@@ -2,7 +2,7 @@
 
 Section 3 of the paper reports ECE with 15 bins (Guo et al. 2017, arXiv 1706.04599, equation 3),
 Figure 2 the reliability diagrams behind it.
-Shape letters: N examples, K classes, B bins.
+Shape letters: S seeds, N examples, K classes, B bins, G groups of examples.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+
+from lsexp.analysis._inputs import below_max, labelled, of_label
+from lsexp.analysis.statistics import Interval, groups_of, over_both_of_sums
 
 BINS = 15
 
@@ -42,12 +45,13 @@ def softmax(logits_NK: np.ndarray) -> np.ndarray:
     A logit of -inf is a class of probability 0.
 
     Raises:
-        ValueError: a logit that is NaN or +inf, or an example with nothing but -inf.
+        ValueError: logits that are not [N, K], a logit that is NaN or +inf, or an example with
+            nothing but -inf.
 
     >>> softmax(np.array([[0.0, np.log(3.0)], [1e30, -1e30]])).tolist()
     [[0.25, 0.75], [1.0, 0.0]]
     """
-    exponentials = np.exp(_below_max(logits_NK))
+    exponentials = np.exp(below_max(logits_NK))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
@@ -58,11 +62,16 @@ def ece(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = BINS) ->
     2. A bin holds (low, high], so that a confidence of 1 falls in the last; empty bins count 0.
     3. A perfectly calibrated model does not score 0 at finite N: the estimate is biased upward.
 
+    Args:
+        probabilities_NK: rows sum to one.
+        labels_N: class indices.
+        bins: how many.
+
     Returns:
         A fraction in 0..1.
 
     Raises:
-        ValueError: as `reliability`.
+        ValueError: as `top_label` and `reliability`.
 
     Four examples, two bins: confidence .9 (right, wrong) and .6 (right, right) share the upper
     bin: |3/4 - .75| = 0.
@@ -90,20 +99,18 @@ def top_label(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> tuple[np.nd
 
     Of classes that tie the first counts as predicted.
 
-    >>> top_label(np.array([[0.3, 0.7], [0.5, 0.5]]), np.array([1, 1]))
-    (array([0.7, 0.5]), array([ True, False]))
+    Args:
+        probabilities_NK: rows sum to one.
+        labels_N: class indices.
 
     Raises:
-        ValueError: not a row of probabilities for each label, or a label that is no class.
+        ValueError: no examples, not a row of probabilities for each label, or a label that is no
+            class.
+
+    >>> top_label(np.array([[0.3, 0.7], [0.5, 0.5]]), np.array([1, 1]))
+    (array([0.7, 0.5]), array([ True, False]))
     """
-    probabilities_NK, labels_N = np.asarray(probabilities_NK), np.asarray(labels_N)
-    if probabilities_NK.ndim != 2 or labels_N.shape != probabilities_NK.shape[:1]:
-        raise ValueError(
-            f"probabilities must be [N, K] and labels [N], not {probabilities_NK.shape} and "
-            f"{labels_N.shape}"
-        )
-    if labels_N.size and not 0 <= labels_N.min() <= labels_N.max() < probabilities_NK.shape[1]:
-        raise ValueError(f"labels must be in 0..{probabilities_NK.shape[1] - 1}")
+    probabilities_NK, labels_N = labelled(probabilities_NK, labels_N, "probabilities")
     return probabilities_NK.max(axis=1), probabilities_NK.argmax(axis=1) == labels_N
 
 
@@ -144,16 +151,45 @@ def debiased_ece(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BI
     0.208342
     """
     confidence_N, correct_N = _checked(confidence_N, correct_N)
-    bin_N = _bin(confidence_N, bins)
-    count = np.bincount(bin_N, minlength=bins)
-    right = np.bincount(bin_N, weights=correct_N, minlength=bins)
-    gap = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=bins)
-    total = 0.0
-    for n, r, g in zip(count.tolist(), right.tolist(), gap.tolist(), strict=True):
-        # Sums over the bin's examples, not means: they need no further weight.
-        deviation = math.sqrt(r * (n - r) / n) if n else 0.0
-        total += 2 * abs(g) - _folded_normal_mean(g, deviation)
-    return total / len(confidence_N)
+    together_N = np.zeros(len(confidence_N), np.int64)
+    return float(_debiased(_sums(confidence_N, correct_N, bins, together_N))[0])
+
+
+def debiased_ece_over_both(
+    confidence_SN: np.ndarray, correct_SN: np.ndarray, bins: int = BINS
+) -> Interval:
+    """Mean over seeds of `debiased_ece`, with its interval over seeds and examples.
+
+    What `statistics.over_both_of` gives, with its notes, from one pass over the examples: see
+    `statistics.over_both_of_sums`.
+
+    Args:
+        confidence_SN: the largest probability of each example with each seed, 0..1. The same
+            examples in the same order for every seed.
+        correct_SN: whether that class is the label, bool or 0 and 1.
+        bins: equal widths, (low, high] as in `ece`.
+
+    Raises:
+        ValueError: as `reliability`, no seeds, or fewer than two examples.
+
+    >>> confidence = np.array([[0.9, 0.8, 0.7, 0.9], [0.9, 0.7, 0.7, 0.8]])
+    >>> debiased_ece_over_both(confidence, np.array([[1, 1, 1, 0], [1, 0, 1, 0]])).n
+    2
+    """
+    confidence_SN, correct_SN = np.asarray(confidence_SN), np.asarray(correct_SN)
+    if confidence_SN.ndim != 2 or confidence_SN.shape != correct_SN.shape or not len(confidence_SN):
+        raise ValueError(
+            f"confidences and correctness must be [S, N], not {confidence_SN.shape} and "
+            f"{correct_SN.shape}"
+        )
+    group_N = groups_of(confidence_SN.shape[1])
+    sums_SG3B = np.stack(
+        [
+            _sums(*_checked(*pair), bins, group_N)
+            for pair in zip(confidence_SN, correct_SN, strict=True)
+        ]
+    )
+    return over_both_of_sums(_debiased, sums_SG3B, group_N)
 
 
 def ece_floor(confidence_N: np.ndarray, bins: int = BINS) -> float:
@@ -269,7 +305,9 @@ def sampling_band(confidence_N: np.ndarray, bins: int = BINS) -> tuple[np.ndarra
 
 
 def mce(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BINS) -> float:
-    """Maximum calibration error: the largest |accuracy - confidence| of a bin (Guo, equation 5).
+    """Maximum calibration error: the largest |accuracy - confidence| of a bin.
+
+    Equation 5 of Guo et al. 2017 (arXiv 1706.04599).
 
     1. Empty bins do not count, all others alike: often it is a bin of a handful of examples that
        decides, and more bins give a larger value.
@@ -353,7 +391,7 @@ def classwise_ece(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int 
         A fraction in 0..1.
 
     Raises:
-        ValueError: no examples, lengths differ, or numbers that are no probabilities.
+        ValueError: as `top_label`, or numbers that are no probabilities.
 
     Class 0: bins {.2} and {.8, .6} with gaps |0 - .2| and |2 - 1.4| in sum, over 3 examples; with
     two classes the other mirrors it.
@@ -362,8 +400,9 @@ def classwise_ece(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int 
     >>> round(classwise_ece(p, np.array([0, 0, 1]), bins=2), 6)
     0.266667
     """
+    probabilities_NK, labels_N = labelled(probabilities_NK, labels_N, "probabilities")
     num_classes = probabilities_NK.shape[1]
-    is_label_NK = np.asarray(labels_N)[:, None] == np.arange(num_classes)
+    is_label_NK = labels_N[:, None] == np.arange(num_classes)
     probability, is_label = _checked(probabilities_NK.ravel(), is_label_NK.ravel())
     class_and_bin = bins * np.tile(np.arange(num_classes), len(labels_N)) + _bin(probability, bins)
     gaps = np.bincount(class_and_bin, weights=is_label - probability)
@@ -404,10 +443,16 @@ def _checked(confidence_N: np.ndarray, correct_N: np.ndarray) -> tuple[np.ndarra
         )
     if not len(confidence_N):
         raise ValueError("no confidences: at least one example is needed")
-    # A float32 softmax may exceed 1 by its rounding. NaN is refused too.
-    if not ((confidence_N >= 0) & (confidence_N <= 1 + 1e-6)).all():
-        raise ValueError("confidences must be in 0..1: are these logits?")
+    _check_probabilities(confidence_N, "confidences")
+    if not ((correct_N == 0) | (correct_N == 1)).all():
+        raise ValueError("correctness must be 0 or 1")
     return confidence_N, correct_N
+
+
+def _check_probabilities(values: np.ndarray, what: str) -> None:
+    # A float32 softmax may exceed 1 by its rounding. NaN is refused too.
+    if not ((values >= 0) & (values <= 1 + 1e-6)).all():
+        raise ValueError(f"{what} must be in 0..1: are these logits?")
 
 
 def _bin(confidence_N: np.ndarray, bins: int) -> np.ndarray:
@@ -424,12 +469,41 @@ def _edges(bins: int) -> np.ndarray:
     return edges
 
 
-def _folded_normal_mean(mean: float, deviation: float) -> float:
-    """E|x| of x ~ Normal(mean, deviation^2)."""
-    if deviation == 0:
-        return abs(mean)
-    scaled = mean / (deviation * math.sqrt(2))
-    return deviation * math.sqrt(2 / math.pi) * math.exp(-(scaled**2)) + mean * math.erf(scaled)
+def _sums(
+    confidence_N: np.ndarray, correct_N: np.ndarray, bins: int, group_N: np.ndarray
+) -> np.ndarray:
+    """Sums over the examples of each bin, by group, float64 [G, 3, B]: how many there are, how
+    many are right, correct - confidence."""
+    shape = (int(group_N.max()) + 1, bins)
+    cell_N = group_N * bins + _bin(confidence_N, bins)
+    sums = [
+        np.bincount(cell_N, weights=weights_N, minlength=math.prod(shape)).reshape(shape)
+        for weights_N in (None, correct_N, correct_N - confidence_N)
+    ]
+    return np.stack(sums, axis=1).astype(np.float64)
+
+
+def _debiased(sums_3B: np.ndarray) -> np.ndarray:
+    """`debiased_ece` of what `_sums` gives, [..., 3, B] to [...]."""
+    count_B, right_B, gap_B = np.moveaxis(sums_3B, -2, 0)
+    # Sums over a bin's examples, not means: they need no further weight.
+    deviation_B = np.sqrt(right_B * (count_B - right_B) / np.maximum(count_B, 1))
+    excess_B = 2 * np.abs(gap_B) - _folded_normal_mean(gap_B, deviation_B)
+    # What rounding leaves of sums less all of their examples does not count.
+    excess_B = np.where(count_B > 0, excess_B, 0)
+    found: np.ndarray = excess_B.sum(axis=-1) / count_B.sum(axis=-1)
+    return found
+
+
+def _folded_normal_mean(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """E|x| of x ~ Normal(mean, deviation^2), for each."""
+    noisy = deviation > 0
+    mu, sigma = mean[noisy], deviation[noisy]
+    scaled = mu / (sigma * math.sqrt(2))
+    erf = np.array([math.erf(x) for x in scaled.tolist()])
+    found: np.ndarray = np.abs(mean)
+    found[noisy] = sigma * math.sqrt(2 / math.pi) * np.exp(-(scaled**2)) + mu * erf
+    return found
 
 
 def _binomial_mean_deviation(n: int, p: float) -> float:
@@ -445,17 +519,21 @@ def _binomial_mean_deviation(n: int, p: float) -> float:
     return 2 * k * (1 - p) * math.exp(log_probability)
 
 
-def _below_max(logits_NK: np.ndarray) -> np.ndarray:
-    """Logits less the largest of their example, float64."""
-    largest_N1 = logits_NK.max(axis=1, keepdims=True)
-    if not np.isfinite(largest_N1).all():
-        raise ValueError("logits that are not finite: leave diverged runs out first")
-    below_NK: np.ndarray = logits_NK.astype(np.float64) - largest_N1
-    return below_NK
-
-
 def brier(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> float:
-    """Brier score: mean over examples of the squared distance to the one-hot label, in 0..2.
+    """Brier score: mean over examples of the squared distance to the one-hot label.
+
+    The sum over all classes, as in Brier 1950 (Monthly Weather Review 78, 1-3); of two classes it
+    is twice what counts one of them only.
+
+    Args:
+        probabilities_NK: rows sum to one.
+        labels_N: class indices.
+
+    Returns:
+        A number in 0..2, 0 for certain and right.
+
+    Raises:
+        ValueError: as `top_label`, or numbers that are no probabilities.
 
     >>> brier(np.array([[0.5, 0.5]]), np.array([0]))
     0.5
@@ -465,19 +543,26 @@ def brier(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> float:
 
 def brier_by_example(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """What `brier` is the mean of, float64 [N]."""
-    probabilities_NK = np.asarray(probabilities_NK, np.float64)
-    squared_N = (probabilities_NK**2).sum(axis=1)
-    true_N = np.take_along_axis(probabilities_NK, labels_N[:, None], axis=1)[:, 0]
-    return squared_N - 2 * true_N + 1
+    probabilities_NK, labels_N = labelled(probabilities_NK, labels_N, "probabilities")
+    _check_probabilities(probabilities_NK, "probabilities")
+    probabilities_NK = probabilities_NK.astype(np.float64, copy=False)
+    squared_N: np.ndarray = (probabilities_NK**2).sum(axis=1)
+    return squared_N - 2 * of_label(probabilities_NK, labels_N) + 1
 
 
 def nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     """Mean negative log-likelihood of the labels in nats, from logits (log 0 never happens).
 
-    Infinite where a label's logit is -inf.
+    Args:
+        logits_NK: any finite ones; -inf is a class of probability 0.
+        labels_N: class indices.
+
+    Returns:
+        Nats, at least 0; infinite where a label's logit is -inf.
 
     Raises:
-        ValueError: as `softmax`.
+        ValueError: as `softmax`, no examples, other than one label for each, or a label that is no
+            class.
 
     >>> round(nll(np.array([[0.0, 0.0]]), np.array([1])), 6)
     0.693147
@@ -487,9 +572,9 @@ def nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
 
 def nll_by_example(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """What `nll` is the mean of, in nats, float64 [N]."""
-    shifted = _below_max(logits_NK)
-    true_N = np.take_along_axis(shifted, labels_N[:, None], axis=1)[:, 0]
-    return np.log(np.exp(shifted).sum(axis=1)) - true_N
+    logits_NK, labels_N = labelled(logits_NK, labels_N, "logits")
+    below_NK = below_max(logits_NK)
+    return np.log(np.exp(below_NK).sum(axis=1)) - of_label(below_NK, labels_N)
 
 
 def scores(logits_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
@@ -498,10 +583,9 @@ def scores(logits_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
     Of classes that tie the first counts as predicted.
 
     Raises:
-        ValueError: no examples, or as `softmax`.
+        ValueError: as `nll`.
     """
-    if len(labels_N) == 0:
-        raise ValueError("no examples")
+    logits_NK, labels_N = labelled(logits_NK, labels_N, "logits")
     probabilities_NK = softmax(logits_NK)
     return {
         "accuracy": float((logits_NK.argmax(axis=1) == labels_N).mean()),

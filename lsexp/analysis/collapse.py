@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lsexp.analysis._inputs import labelled, of_label
+
 
 class Degenerate(ValueError):
     """Features of which the question makes no sense: all alike, as before training. Features that
@@ -25,8 +27,16 @@ def nc1(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
        in other directions, which the last layer may not see, is not. `projections.scatter` counts
        all.
 
+    Args:
+        features_ND: of the penultimate layer.
+        labels_N: class indices; only the classes that have examples count.
+
+    Returns:
+        A number of at least 0, without unit.
+
     Raises:
-        ValueError: fewer than two classes.
+        ValueError: fewer than two classes, other than one label for each example, or a feature
+            that is not finite.
         Degenerate: class means that are all alike.
 
     Two classes at 0 and 4, each +-1: S_W = 1, S_B = 4.
@@ -51,8 +61,16 @@ def nc2(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
     || G / ||G|| - (I - 1/K) / sqrt(K - 1) || with G the K x K products of the centred class means,
     Frobenius norms; 0 for an equiangular tight frame.
 
+    Args:
+        features_ND: of the penultimate layer.
+        labels_N: class indices; only the classes that have examples count.
+
+    Returns:
+        A number of at least 0, without unit.
+
     Raises:
-        ValueError: fewer than two classes.
+        ValueError: fewer than two classes, other than one label for each example, or a feature
+            that is not finite.
         Degenerate: class means that are all alike.
 
     >>> round(nc2(np.eye(4), np.arange(4)), 9)
@@ -71,18 +89,29 @@ def nc3(features_ND: np.ndarray, labels_N: np.ndarray, weight_KD: np.ndarray) ->
     Both centred over classes, which softmax does not see; Frobenius norms; 0 to 2.
 
     Args:
-        weight_KD: a row for each class number; those that have no example are left out.
+        features_ND: of the penultimate layer.
+        labels_N: class indices.
+        weight_KD: of the last layer, a row for each class; those that have no example are left out.
+
+    Returns:
+        A number in 0..2, without unit.
 
     Raises:
-        ValueError: fewer than two classes.
+        ValueError: fewer than two classes, other than one label for each example, a label without
+            weights, or a feature that is not finite.
         Degenerate: weights or class means that are all alike.
 
     >>> round(nc3(np.eye(3), np.arange(3), 5 * np.eye(3)), 9)
     0.0
     """
     means_KD, _, _ = _classes(features_ND, labels_N)
+    weight_KD, classes = np.asarray(weight_KD, np.float64), np.unique(labels_N)
+    if not 0 <= classes[0] <= classes[-1] < len(weight_KD):
+        raise ValueError(
+            f"labels must be in 0..{len(weight_KD) - 1}, not {classes[0]}..{classes[-1]}"
+        )
     parts = []
-    for rows_KD in (np.asarray(weight_KD, np.float64)[np.unique(labels_N)], means_KD):
+    for rows_KD in (weight_KD[classes], means_KD):
         centred_KD = _centred(rows_KD)
         parts.append(centred_KD / np.linalg.norm(centred_KD))
     return float(np.linalg.norm(parts[0] - parts[1]))
@@ -96,8 +125,16 @@ def class_separation(features_ND: np.ndarray, labels_N: np.ndarray) -> float:
        with itself too, as in the paper, so that means of unit vectors are enough: O(N D).
     2. Features of length 0 have no direction and count as 0.
 
+    Args:
+        features_ND: of the penultimate layer.
+        labels_N: class indices; only the classes that have examples count.
+
+    Returns:
+        A number in 0..1.
+
     Raises:
-        ValueError: fewer than two classes.
+        ValueError: fewer than two classes, other than one label for each example, or a feature
+            that is not finite.
         Degenerate: features that all point one way.
 
     >>> class_separation(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]), np.array([0, 0, 1]))
@@ -120,11 +157,25 @@ def effective_smoothing(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> f
     K / (K - 1) times the mean probability that is not on the label. Labels smoothed by eps (eps /
     K to each class) give eps, uniform probabilities give 1; more than 1 is worse than uniform.
 
+    Args:
+        probabilities_NK: rows sum to one.
+        labels_N: class indices.
+
+    Returns:
+        A number in 0..K / (K - 1).
+
+    Raises:
+        ValueError: one class, no examples, other than one label for each, or a label that is no
+            class.
+
     >>> effective_smoothing(np.array([[0.925, 0.025, 0.025, 0.025]]), np.array([0])).__round__(9)
     0.1
     """
+    probabilities_NK, labels_N = labelled(probabilities_NK, labels_N, "probabilities")
     num_classes = probabilities_NK.shape[1]
-    on_label_N = np.take_along_axis(probabilities_NK, np.asarray(labels_N)[:, None], axis=1)[:, 0]
+    if num_classes < 2:
+        raise ValueError("one class: two are needed")
+    on_label_N = of_label(probabilities_NK, labels_N)
     return float((1 - on_label_N.astype(np.float64)).mean() * num_classes / (num_classes - 1))
 
 
@@ -133,7 +184,11 @@ def _classes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Class means, features less those of their class, and weights with which classes count alike
     (summing to 1)."""
-    features_ND = _finite(features_ND)
+    features_ND, labels_N = _finite(features_ND), np.asarray(labels_N)
+    if features_ND.ndim != 2 or labels_N.shape != features_ND.shape[:1]:
+        raise ValueError(
+            f"features must be [N, D] and labels [N], not {features_ND.shape} and {labels_N.shape}"
+        )
     classes, index_N, count_K = np.unique(labels_N, return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"{len(classes)} classes: two are needed")

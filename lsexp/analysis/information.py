@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import digamma
 
 NARROW = 1e-12
 """A noise of less than this part of the spread counts as none."""
@@ -67,6 +66,9 @@ def estimate(means_NL: np.ndarray, fresh_NM: np.ndarray, classes_N: np.ndarray) 
         fresh_NM: Y of M other draws of each.
         classes_N: class of each example.
 
+    Returns:
+        The total and its parts, in nats.
+
     Raises:
         ValueError: fewer than two examples, no draws, lengths that differ, a Y that is not finite.
 
@@ -96,7 +98,22 @@ def with_own_variances(means_NL: np.ndarray, fresh_NM: np.ndarray, classes_N: np
     mean, with one more draw that deviates as the average does: few draws would find too little
     noise by chance.
 
-    Args, Raises: those of `estimate`; ValueError also with fewer than two draws for a mean.
+    Args:
+        means_NL: Y of L draws of each example, L at least 2.
+        fresh_NM: Y of M other draws of each.
+        classes_N: class of each example.
+
+    Returns:
+        Nats, at most log N; a little below 0 where there is nothing to tell.
+
+    Raises:
+        ValueError: as `estimate`, or fewer than two draws for a mean.
+
+    Two examples far apart, of unlike noise: log 2.
+
+    >>> y = np.array([[0.0, 1.0], [90.0, 99.0]])
+    >>> round(with_own_variances(y, y, np.array([0, 1])), 2)
+    0.69
     """
     means_NL, fresh_NM, classes_N = _checked(means_NL, fresh_NM, classes_N)
     count = means_NL.shape[1]
@@ -124,22 +141,28 @@ def nearest_neighbours(y_NM: np.ndarray, neighbours: int = 3) -> float | None:
 
     Args:
         y_NM: all draws of each example.
-        neighbours: k.
+        neighbours: k, at least 1.
 
     Returns:
-        None where an example has no more than k different draws.
+        Nats; None where an example has no more than k different draws.
 
     Raises:
-        ValueError: a Y that is not finite.
+        ValueError: draws that are not [N, M], none, a Y that is not finite, or a k below 1.
 
     >>> rng = np.random.default_rng(0)
     >>> far_apart = np.repeat([0.0, 1e6], 50)[:, None] + rng.normal(size=(100, 24))
     >>> round(nearest_neighbours(far_apart), 1)  # two clusters of examples alike: log 2
     0.7
     """
+    from scipy.special import digamma  # as in statistics.py
+
     y_NM = np.asarray(y_NM, np.float64)
+    if y_NM.ndim != 2 or not y_NM.size:
+        raise ValueError(f"draws must be [N, M], none empty, not {y_NM.shape}")
     if not np.isfinite(y_NM).all():
         raise ValueError("values that are not finite")
+    if neighbours < 1:
+        raise ValueError(f"neighbours must be at least 1, not {neighbours}")
     own = [np.unique(y_M) for y_M in y_NM]
     sizes_N = np.array([len(y) for y in own])
     if sizes_N.min() <= neighbours:
@@ -174,12 +197,27 @@ def bounds(mu_N: np.ndarray, variance: float) -> tuple[float, float]:
     below and (mu_x - mu_x')^2 / 2 s^2 (Kullback-Leibler) above (arXiv 1706.02419, section IV).
 
     Args:
-        mu_N: means; variance: that of each, above 0.
+        mu_N: the means, one or more.
+        variance: s^2 of each, finite and above 0, in the squared unit of the means.
+
+    Returns:
+        (lower, upper), in nats: 0 where all means are equal, log N where all are far apart.
+
+    Raises:
+        ValueError: no means, a mean that is not finite, or a variance that is not finite and above
+            0.
 
     >>> low, high = bounds(np.array([0.0, 1000.0]), 1.0)
     >>> round(low, 4), round(high, 4)
     (0.6931, 0.6931)
     """
+    mu_N = np.asarray(mu_N, np.float64)
+    if mu_N.ndim != 1 or not mu_N.size:
+        raise ValueError(f"means must be [N], one or more, not {mu_N.shape}")
+    if not np.isfinite(mu_N).all():
+        raise ValueError("values that are not finite")
+    if not 0 < variance < np.inf:
+        raise ValueError(f"variance must be finite and above 0, not {variance}")
     sums = np.zeros(2)
     for part in _blocks(len(mu_N), len(mu_N)):
         squared = (mu_N[part, None] - mu_N[None, :]) ** 2

@@ -14,9 +14,11 @@ import numpy as np
 
 
 class Plane(NamedTuple):
-    """A plane in the space of activations.
+    """A plane in the space of activations, arrays float64.
 
-    origin_E: where its coordinates are 0; basis_E2: orthonormal columns.
+    Attributes:
+        origin_E: where its coordinates are 0.
+        basis_E2: its axes x and y, orthonormal columns.
     """
 
     origin_E: np.ndarray
@@ -24,21 +26,48 @@ class Plane(NamedTuple):
 
 
 def templates(weight_KD: np.ndarray, bias_K: np.ndarray) -> np.ndarray:
-    """Weights and bias of each class, float64 [K, E].
+    """Weights and bias of each class in one row, as section 2 of the paper has them.
+
+    Args:
+        weight_KD: of the last layer, a row for each class.
+        bias_K: of the last layer; zeros where it has none.
+
+    Returns:
+        float64 [K, E]: `activations(x) @ templates(weight, bias).T` are the logits.
+
+    Raises:
+        ValueError: not a row of weights for each bias.
 
     >>> templates(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([5.0, 6.0])).tolist()
     [[1.0, 2.0, 5.0], [3.0, 4.0, 6.0]]
     """
-    return np.column_stack([weight_KD, bias_K]).astype(np.float64)
+    weight_KD, bias_K = np.asarray(weight_KD, np.float64), np.asarray(bias_K, np.float64)
+    if weight_KD.ndim != 2 or bias_K.shape != weight_KD.shape[:1]:
+        raise ValueError(
+            f"weights must be [K, D] and biases [K], not {weight_KD.shape} and {bias_K.shape}"
+        )
+    return np.column_stack([weight_KD, bias_K])
 
 
 def activations(features_ND: np.ndarray) -> np.ndarray:
-    """Inputs of the last layer with the 1 that meets the bias, float64 [N, E].
+    """Inputs of the last layer with the 1 that meets the bias, as section 2 of the paper has them.
+
+    Args:
+        features_ND: penultimate activations, what the last layer is given.
+
+    Returns:
+        float64 [N, E].
+
+    Raises:
+        ValueError: features that are not [N, D].
 
     >>> activations(np.array([[1.0, 2.0]])).tolist()
     [[1.0, 2.0, 1.0]]
     """
-    return np.column_stack([features_ND, np.ones(len(features_ND))]).astype(np.float64)
+    features_ND = np.asarray(features_ND, np.float64)
+    if features_ND.ndim != 2:
+        raise ValueError(f"features must be [N, D], not {features_ND.shape}")
+    return np.column_stack([features_ND, np.ones(len(features_ND))])
 
 
 def plane_of(templates_3E: np.ndarray) -> Plane:
@@ -50,13 +79,23 @@ def plane_of(templates_3E: np.ndarray) -> Plane:
        a QR factorisation happens to give.
     2. Distances in the plane are those in the space of activations: two pictures can be compared.
 
+    Args:
+        templates_3E: rows of what `templates` gives, for three classes; their order sets the axes.
+
+    Returns:
+        The origin [E] and the basis [E, 2], for `project`.
+
     Raises:
-        ValueError: the templates lie on a line, as those of an untrained layer of zeros do.
+        ValueError: not three templates, or three that lie on a line, as those of an untrained
+            layer of zeros do.
 
     >>> plane = plane_of(np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [1.0, 0.0, -3.0]]))
     >>> project(plane, np.array([[2.0, 5.0, 0.0], [1.0, 7.0, -3.0]])).round(6).tolist()
     [[1.0, -1.0], [0.0, 2.0]]
     """
+    templates_3E = np.asarray(templates_3E, np.float64)
+    if templates_3E.ndim != 2 or len(templates_3E) != 3:
+        raise ValueError(f"templates must be [3, E], not {templates_3E.shape}")
     sides_E2 = (templates_3E[1:] - templates_3E[0]).T
     basis_E2, triangle_22 = np.linalg.qr(sides_E2)
     diagonal = np.diag(triangle_22)
@@ -95,7 +134,25 @@ def principal_plane(templates_3E: np.ndarray, points_NE: np.ndarray) -> Plane:
 
 
 def project(plane: Plane, points_NE: np.ndarray) -> np.ndarray:
-    """Coordinates in the plane, float64 [N, 2], in the unit of the activations."""
+    """Coordinates of points in a plane: of each the nearest point of the plane.
+
+    Args:
+        plane: as `plane_of` gives it.
+        points_NE: rows of what `activations` or `templates` gives.
+
+    Returns:
+        x and y, float64 [N, 2], in the unit of the activations.
+
+    Raises:
+        ValueError: points that are not [N, E] with the plane's E.
+
+    >>> plane = plane_of(np.array([[0.0, 0.0, 9.0], [2.0, 0.0, 9.0], [1.0, 3.0, 9.0]]))
+    >>> project(plane, np.array([[1.0, 1.0, 0.0], [1.0, 2.0, 7.0]])).round(6).tolist()
+    [[0.0, 0.0], [0.0, 1.0]]
+    """
+    points_NE = np.asarray(points_NE, np.float64)
+    if points_NE.ndim != 2 or points_NE.shape[1] != len(plane.origin_E):
+        raise ValueError(f"points must be [N, {len(plane.origin_E)}], not {points_NE.shape}")
     coordinates_N2: np.ndarray = (points_NE - plane.origin_E) @ plane.basis_E2
     return coordinates_N2
 
@@ -130,13 +187,25 @@ def scatter(points_ND: np.ndarray, labels_N: np.ndarray) -> tuple[float, float]:
     1. Classes count alike, however many examples each has.
     2. Their ratio has no unit; 0 is the collapse of every class to a point.
 
+    Args:
+        points_ND: any finite numbers.
+        labels_N: class indices; only the classes that have examples count.
+
     Returns:
-        (within, between), in squared units of the points.
+        (within, between), in squared units of the points, at least 0; of one class between is 0.
+
+    Raises:
+        ValueError: points that are not [N, D], no examples, or other than one label for each.
 
     >>> scatter(np.array([[0.0], [2.0], [10.0], [10.0]]), np.array([0, 0, 1, 1]))
     (0.5, 20.25)
     """
-    points_ND = np.asarray(points_ND, np.float64)
+    points_ND, labels_N = np.asarray(points_ND, np.float64), np.asarray(labels_N)
+    if points_ND.ndim != 2 or not points_ND.size or labels_N.shape != points_ND.shape[:1]:
+        raise ValueError(
+            f"points must be [N, D] and labels [N], none empty, not {points_ND.shape} and "
+            f"{labels_N.shape}"
+        )
     classes = np.unique(labels_N)
     means, within = [], []
     for k in classes:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsexp.analysis._inputs import below_max, labelled
+
 # Norms to choose from: those of Cattelan and Silva's public code but for its 0, which normalises by
 # nothing.
 NORMS = tuple(range(1, 10))
@@ -46,7 +48,7 @@ def max_probability_score(logits_NK: np.ndarray) -> np.ndarray:
     >>> max_probability_score(np.array([[np.log(6), 0.0, 0.0], [1000.0, 0.0, 0.0]])).round(6)
     array([  1.098612, 999.306853])
     """
-    below_NK = _below_max(logits_NK)
+    below_NK = below_max(_checked(logits_NK))
     np.put_along_axis(below_NK, below_NK.argmax(axis=1)[:, None], -np.inf, axis=1)
     second_N = below_NK.max(axis=1)
     return -second_N - np.log(np.exp(below_NK - second_N[:, None]).sum(axis=1))
@@ -84,7 +86,7 @@ def normalised_score(logits_NK: np.ndarray, p: float) -> np.ndarray:
     if not p >= 1:
         raise ValueError(f"p must be at least 1, not {p}")
     # Less the largest first: equal logits give 0 without rounding, and two classes exactly (a, -a).
-    below_NK = _below_max(logits_NK)
+    below_NK = below_max(_checked(logits_NK))
     centred_NK = below_NK - below_NK.mean(axis=1, keepdims=True)
     largest_N1 = np.abs(centred_NK).max(axis=1, keepdims=True)
     # In units of the largest no power overflows; an example of zeros stays one.
@@ -156,6 +158,10 @@ def excess_aurc(score_N: np.ndarray, correct_N: np.ndarray) -> float:
     E-AURC of Geifman, Uziel and El-Yaniv 2019, who take r + (1 - r) log(1 - r) for the latter,
     its limit for large N at error r; here it is exact.
 
+    Args:
+        score_N: higher is surer; any scale.
+        correct_N: whether the prediction is right, bool or 0 and 1.
+
     Returns:
         A fraction, at least 0; 0 for a perfect order.
 
@@ -180,22 +186,26 @@ def choose_p(logits_NK: np.ndarray, labels_N: np.ndarray) -> int:
         logits_NK: finite, two classes or more.
         labels_N: class indices.
 
+    Returns:
+        A p of `NORMS`, 1..9.
+
     Raises:
-        ValueError: as `normalised_score` and `risk_coverage`.
+        ValueError: as `normalised_score`, no examples, other than one label for each, or a label
+            that is no class.
 
     >>> logits = np.array([[7.0, 1.0, 1.0], [4.0, 3.0, -1.0]])
     >>> choose_p(logits, np.array([0, 0]))
     1
     """
-    correct_N = np.asarray(logits_NK).argmax(axis=1) == labels_N
+    logits_NK, labels_N = labelled(logits_NK, labels_N, "logits")
+    correct_N = logits_NK.argmax(axis=1) == labels_N
     return min(NORMS, key=lambda p: aurc(normalised_score(logits_NK, p), correct_N))
 
 
-def _below_max(logits_NK: np.ndarray) -> np.ndarray:
-    """Logits less the largest of their example, float64."""
+def _checked(logits_NK: np.ndarray) -> np.ndarray:
     logits_NK = np.asarray(logits_NK, dtype=np.float64)
     if logits_NK.ndim != 2 or logits_NK.shape[1] < 2:
         raise ValueError(f"logits must be [N, K] with two classes or more, not {logits_NK.shape}")
     if not np.isfinite(logits_NK).all():
         raise ValueError("logits that are not finite: leave diverged runs out first")
-    return logits_NK - logits_NK.max(axis=1, keepdims=True)
+    return logits_NK

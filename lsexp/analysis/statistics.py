@@ -7,7 +7,7 @@ A number measured on trained networks varies for two reasons: other seeds would 
 networks, other test examples another score (Bouthillier et al. 2021, arXiv 2103.03098). The seeds
 are few and judged on the same examples, so the two are crossed, and an interval says which it is
 over. Values come in the unit of the metric and leave in it.
-Shape letters: S seeds, N examples, E settings compared with one baseline.
+Shape letters: S seeds, N examples, G groups of examples, E settings compared with one baseline.
 """
 
 from __future__ import annotations
@@ -191,17 +191,72 @@ def over_both_of(
             f"over_both_of needs a seed, two examples and two groups,"
             f" not {num_seeds}, {num_examples} and {groups}"
         )
-    order = np.random.RandomState(0).permutation(num_examples)
-    left_out = np.array_split(order, min(groups, num_examples))
-    everything = np.arange(num_examples)
-    kept = [everything] + [np.delete(everything, out) for out in left_out]
+    group_N = groups_of(num_examples, groups)
+    kept = [np.arange(num_examples)]
+    kept += [np.flatnonzero(group_N != out) for out in range(int(group_N.max()) + 1)]
     found_SG = np.array(
         [[float(statistic(seed, indices)) for indices in kept] for seed in range(num_seeds)]
     )
-    found_SG = _checked(found_SG, "the statistic", dimensions=2)
-    values_S, without_SG = found_SG[:, 0], found_SG[:, 1:]
-    ratio_G = num_examples / np.array([len(out) for out in left_out])
-    return _both(values_S, ratio_G * values_S[:, None] - (ratio_G - 1) * without_SG)
+    return _jackknife(found_SG[:, 0], found_SG[:, 1:], group_N)
+
+
+def over_both_of_sums(
+    statistic: Callable[[np.ndarray], np.ndarray], sums_SG: np.ndarray, group_N: np.ndarray
+) -> Interval:
+    """`over_both_of` of a statistic that needs only sums over the examples.
+
+    Those without a group are all sums less the group's: one pass over the examples, not one for
+    each group. The value and both ends are those of `over_both_of` but for rounding.
+
+    Args:
+        statistic: of sums [..., P], or of any shape instead of P, for each of "...": called once
+            with [S, ...] of all examples and once with [S, G, ...] without each group.
+        sums_SG: sums over each group with each seed, [S, G, P] or any shape instead of P.
+        group_N: the group of each example, as `groups_of` gives it.
+
+    Raises:
+        ValueError: as `over_both_of`.
+
+    A mean is a sum by a number:
+
+    >>> scores = np.array([[1, 1, 1, 0], [1, 1, 1, 0], [0, 1, 1, 0]])
+    >>> sums = np.stack([scores, np.ones((3, 4))], axis=-1)  # each example is a group
+    >>> over_both_of_sums(lambda sums: sums[..., 0] / sums[..., 1], sums, np.arange(4))
+    Interval(value=0.666..., low=-0.121..., high=1.454..., n=3, over='both')
+    """
+    num_groups = int(group_N.max()) + 1
+    if not len(sums_SG) or sums_SG.shape[1] != num_groups or num_groups < 2:
+        raise ValueError(
+            f"over_both_of_sums needs a seed and two groups, not sums {sums_SG.shape} for "
+            f"{num_groups} of groups"
+        )
+    all_S = sums_SG.sum(axis=1)
+    return _jackknife(statistic(all_S), statistic(all_S[:, None] - sums_SG), group_N)
+
+
+def groups_of(num_examples: int, groups: int = 100) -> np.ndarray:
+    """The group of each example that `over_both_of` leaves out together, int64 [N].
+
+    Drawn from a fixed seed; sizes differ by one at most. Each example is one of its own where there
+    are no more than groups.
+
+    Args:
+        num_examples: N, at least 1.
+        groups: how many, at least 1.
+
+    Raises:
+        ValueError: no examples or no groups.
+
+    >>> groups_of(5, groups=2).tolist()
+    [0, 0, 0, 1, 1]
+    """
+    if num_examples < 1 or groups < 1:
+        raise ValueError(f"examples and groups must be at least 1, not {num_examples}, {groups}")
+    order = np.random.RandomState(0).permutation(num_examples)
+    group_N = np.empty(num_examples, np.int64)
+    for group, members in enumerate(np.array_split(order, min(groups, num_examples))):
+        group_N[members] = group
+    return group_N
 
 
 def paired(values_S: np.ndarray, baseline_S: np.ndarray) -> Paired:
@@ -407,6 +462,14 @@ def _t_interval(values: np.ndarray, over: Over, scale: float) -> Interval:
         return Interval(value, None, None, n, over)
     half = _t(n) * float(values.std(ddof=1)) / np.sqrt(n)
     return Interval(value, float(value - half), float(value + half), n, over)
+
+
+def _jackknife(values_S: np.ndarray, without_SG: np.ndarray, group_N: np.ndarray) -> Interval:
+    """Of what a statistic is of all examples, and without each group."""
+    values_S = _checked(values_S, "the statistic", dimensions=1)
+    without_SG = _checked(without_SG, "the statistic", dimensions=2)
+    ratio_G = len(group_N) / np.bincount(group_N)
+    return _both(values_S, ratio_G * values_S[:, None] - (ratio_G - 1) * without_SG)
 
 
 def _both(values_S: np.ndarray, scores_SN: np.ndarray) -> Interval:

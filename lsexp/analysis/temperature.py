@@ -12,8 +12,8 @@ import math
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 
+from lsexp.analysis._inputs import labelled, of_label
 from lsexp.analysis.calibration import BINS, ece_of
 from lsexp.data.splits import stratified_order
 
@@ -164,7 +164,7 @@ def curve(
     if not (np.isfinite(temperatures_T) & (temperatures_T > 0)).all():
         raise ValueError("temperatures must be finite and above 0")
     below_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
-    label_N = _of_label(below_NK, labels_N)
+    label_N = of_label(below_NK, labels_N)
     correct_N = logits_NK.argmax(axis=1) == labels_N
     found = np.empty((len(temperatures_T), 2))
     for i, temperature in enumerate(temperatures_T.tolist()):
@@ -177,8 +177,10 @@ def curve(
 
 
 def _by_nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> Temperature:
+    from scipy.optimize import brentq  # half a second, which other commands have no use for
+
     below_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
-    label_N = _of_label(below_NK, labels_N)
+    label_N = of_label(below_NK, labels_N)
     scale = -float(below_NK.mean())
     # Below it T would round to 0.
     if scale < REACH * np.finfo(np.float64).tiny:
@@ -217,19 +219,11 @@ def _by_ece(logits_NK: np.ndarray, labels_N: np.ndarray, bins: int) -> Temperatu
     return Temperature(float(GRID[best]), "ece", at_edge=best in (0, last))
 
 
-def _of_label(values_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(values_NK, labels_N[:, None], axis=1)[:, 0]
-
-
 def _checked(logits_NK: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    logits_NK = np.asarray(logits_NK, dtype=np.float64)
-    labels_N = np.asarray(labels_N)
-    if logits_NK.ndim != 2 or logits_NK.size == 0 or labels_N.shape != logits_NK.shape[:1]:
-        raise ValueError(f"logits {logits_NK.shape} for labels {labels_N.shape}")
+    logits_NK, labels_N = labelled(logits_NK, labels_N, "logits")
+    logits_NK = logits_NK.astype(np.float64, copy=False)
     if not np.isfinite(logits_NK).all():
         raise ValueError("logits that are not finite: leave diverged runs out first")
-    if labels_N.min() < 0 or labels_N.max() >= logits_NK.shape[1]:
-        raise ValueError(f"labels must be 0..{logits_NK.shape[1] - 1}")
     if (logits_NK >= 0).all() and np.allclose(logits_NK.sum(axis=1), 1, rtol=0, atol=1e-5):
         raise ValueError("these are probabilities: T divides logits")
     return logits_NK, labels_N

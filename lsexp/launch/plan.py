@@ -191,6 +191,7 @@ def plan(
     *,
     remember: bool = True,
     teaching: Teaching | None = None,
+    dataset: Dataset | None = None,
 ) -> Plan:
     """Load the data and resolve what the config leaves open.
 
@@ -198,12 +199,13 @@ def plan(
         remember: write down in runs_dir what `precision=auto` was found to mean. Else nothing is
             trained by the plan, and the device that is named need not be here.
         teaching: of a student whose teacher is not trained yet.
+        dataset: the config's, where it is loaded already.
 
     Raises:
         UserError: for anything that could not be trained.
     """
     check(config)
-    dataset = load(config.data, config.data_dir)
+    dataset = dataset or load(config.data, config.data_dir)
     splits = draw_splits(dataset, config.data)
     here = remember or config.device == "auto"
     device = resolve_device(config.device) if here else torch.device(config.device)
@@ -272,9 +274,23 @@ class Planner:
             if replace(before, loss=config.loss, seed=config.seed) == config:
                 check(config)
                 return like.variant(config.loss, config.seed, teaching)
-        found = plan(config, self.chosen, self.command, remember=self.remember, teaching=teaching)
+        of = _source(config)
+        found = plan(
+            config,
+            self.chosen,
+            self.command,
+            remember=self.remember,
+            teaching=teaching,
+            dataset=next((p.dataset for before, p in self._planned if _source(before) == of), None),
+        )
         self._planned.append((config, found))
         return found
+
+
+def _source(config: TrainConfig) -> tuple[Any, ...]:
+    """Where the data come from."""
+    data = config.data
+    return data.name, data.path, data.image_size, data.url, config.data_dir
 
 
 def describe(plan: Plan) -> str:

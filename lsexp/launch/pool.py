@@ -20,17 +20,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lsexp.config import SweepConfig, TrainConfig
 from lsexp.errors import UserError
 from lsexp.processes import caught_signals
 from lsexp.text import say
 from lsexp.training.history import EpochRow
+
+if TYPE_CHECKING:
+    from lsexp.launch.plan import Plan, Planner
 
 DEATHS = 3
 """A run whose worker died this many times is given up: it may be what kills them."""
@@ -91,6 +95,7 @@ class _Worker:
         )
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(threads)  # what is imported there reads it
+        resource_tracker.ensure_running()  # whose own start would lift the block that follows
         # Until it ignores SIGINT itself: a terminal tells all processes of Ctrl-C.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -380,6 +385,9 @@ def _work(connection: Connection, parent: int) -> None:
             connection.send(message)
 
     sys.stderr = sys.stdout = _Lines(send)
+    # Now, so that all runs are trained by the code of one moment.
+    from lsexp.launch import local  # noqa: F401
+
     _Work(connection, send).serve()
 
 
@@ -390,7 +398,7 @@ class _Work:
         self.connection = connection
         self.send = send
         self.planning = threading.Lock()
-        self.planner: Any = None
+        self.planner: Planner | None = None
         self.running: list[tuple[Future[None], list[str]]] = []
 
     def serve(self) -> None:
@@ -465,13 +473,13 @@ class _Work:
             told = ("failed", f"{type(error).__name__}: {error}")
         self.send(told[0], number, *told[1:])
 
-    def _plan(self, task: Task) -> Any:
+    def _plan(self, task: Task) -> Plan:
         from lsexp.launch import plan
 
-        known = self.planner
-        if known is None or (known.chosen, known.command) != (task.chosen, task.command):
+        if self.planner is None:
             self.planner = plan.Planner(task.chosen, task.command)
-        return self.planner(task.config)
+        found = self.planner(task.config)
+        return replace(found, chosen=task.chosen, command=task.command)
 
 
 def _end_with(parent: int) -> None:

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lsexp import compose
 from lsexp.config import ArtifactsConfig, check_fields, revived
 from lsexp.errors import NOT_OURS, UserError
@@ -28,6 +26,7 @@ from lsexp.runs.identity import Science, digest
 from lsexp.runs.store import (
     Damaged,
     RunFolder,
+    config_of,
     config_text,
     elsewhere,
     kept_snapshots,
@@ -281,17 +280,7 @@ def _trained_by(path: Path) -> dict[str, Any] | None:
         metrics = RunFolder(path).metrics()
         if path.name.endswith(digest(metrics["identity"])):
             return dict(metrics["config"])
-    identity = RunFolder(path).identity()
-    if identity is None or not path.name.endswith(digest(identity)):
-        return None
-    whole = yaml.safe_load((path / "config.yaml").read_text())
-    values = dict(whole.pop("chosen"))
-    for section, value in whole.items():
-        if isinstance(value, dict):
-            values.update({f"{section}.{name}": one for name, one in value.items()})
-        else:
-            values[section] = value
-    return values
+    return None if RunFolder(path).identity() is None else config_of(path)[0]
 
 
 def _teachers(path: Path) -> int:

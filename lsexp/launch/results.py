@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import subprocess
@@ -179,23 +180,30 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout that this package runs from; None outside one."""
+    """Commit and dirty flag of the checkout that this package was imported from; None outside
+    one."""
     package = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(package), *words], capture_output=True, text=True, check=True
+            ["git", "--no-optional-locks", "-C", str(package), *words],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return done.stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")  # not installed below another repository
-        top = git("rev-parse", "--show-toplevel")
-        changed = git("status", "--porcelain", "--", f"{top}/lsexp", f"{top}/configs")
+        changed = git("status", "--porcelain", "--", ":/lsexp", ":/configs")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+git_state()  # with the code that trains: the checkout may change while this process lives
 
 
 def _iso(seconds: float) -> str:

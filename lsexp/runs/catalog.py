@@ -8,7 +8,6 @@ load_outputs(runs.path[0])["test.logits"]               # float32 [N, K]
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lsexp.config import MLPConfig, TrainConfig, walk
 from lsexp.errors import UserError, unknown
-from lsexp.files import text_of
 from lsexp.runs import claims
 from lsexp.runs.store import (
     PUBLISHING,
@@ -25,6 +24,8 @@ from lsexp.runs.store import (
     Damaged,
     RunFolder,
     asides_of,
+    config_of,
+    json_of,
     runs_folder,
     whole,
 )
@@ -86,7 +87,7 @@ def read_runs(runs_dir: str | None, words: list[str] | None = None) -> list[Entr
             exit_code=1,
         )
     entries = [read_run(Path(item.path)) for item in _folders(folder)]
-    return sorted(_select(entries, words or []), key=_order)
+    return sorted(select(entries, words or []), key=_order)
 
 
 def read_run(path: Path) -> Entry:
@@ -139,7 +140,11 @@ def load_runs(runs_dir: str | None = None, where: str = "") -> pd.DataFrame:
 
     Returns:
         Columns: name, path, status, the config (`loss.eps`, `seed`, `recipe`, ...) and, where
-        finished, metrics (`test.accuracy`, `best_val.step`, `seconds`, ...).
+        finished, metrics (`test.accuracy`, `best_val.step`, `seconds`, ...). Where no run fits,
+        those of a run of the default config.
+
+    Raises:
+        UserError: no such folder; a filter on a key that no run has, or a name that none has.
     """
     import pandas as pd
 
@@ -155,17 +160,31 @@ def load_runs(runs_dir: str | None = None, where: str = "") -> pd.DataFrame:
                 **flatten(numbers),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=_columns())
+
+
+def _columns() -> list[str]:
+    """Of a finished run of the default config, what tells where its numbers come from apart."""
+    import numpy as np
+
+    from lsexp.analysis.calibration import scores
+
+    config = [name for name, _, _ in walk(TrainConfig(model=MLPConfig()))]
+    both = dict.fromkeys(("val", "test"), scores(np.zeros((1, 2)), np.zeros(1, np.int64)))
+    metrics = flatten({**both, "best_val": {"step": 0, **both}})
+    rest = ["train.accuracy", "train.images", "steps", "seconds", "images_per_second"]
+    return ["name", "path", "status", "recipe", "budget", *config, *metrics, *rest]
 
 
 def load_outputs(path: str | Path) -> dict[str, np.ndarray]:
-    """A finished run's outputs: `<split>.logits` float32 [N, K], `.labels`, `.indices` int64 [N].
+    """A finished run's outputs: `<split>.logits` float32 [N, K], `.labels`, `.indices` int64 [N]
+    of val (where there is one) and test; `train.indices` int64 [N], which images it was trained on.
 
     Args:
         path: a run folder.
 
     Raises:
-        UserError: there are none, or they are not as they were published.
+        UserError: no such folder, or it has no outputs, or they are not as they were published.
     """
     from safetensors.numpy import load_file
 
@@ -221,16 +240,11 @@ def _size(path: Path) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Of a file that may be absent; ValueError where it holds anything but an object."""
+    """`json_of` a file that may be absent."""
     try:
-        found = json.loads(text_of(path))
+        return json_of(path)
     except FileNotFoundError:
         return {}
-    except RecursionError as error:
-        raise ValueError(f"{path}: nested too deeply") from error
-    if not isinstance(found, dict) or not found:
-        raise ValueError(f"{path}: no JSON object")
-    return found
 
 
 def _complete(path: Path, metrics: dict[str, Any]) -> bool:
@@ -242,13 +256,12 @@ def _config(path: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """The config and its RESULT_VERSION, from metrics.json if possible: parsing YAML is slow."""
     if metrics:
         return flatten(metrics["config"]), metrics["identity"]["result_version"]
-    text = text_of(path / "config.yaml")
-    whole = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    version = whole.pop("identity")["result_version"]
-    return flatten({**whole.pop("chosen"), **whole}), version
+    config, identity = config_of(path)
+    return flatten(config), identity["result_version"]
 
 
-def _select(entries: list[Entry], words: list[str]) -> list[Entry]:
+def select(entries: list[Entry], words: list[str]) -> list[Entry]:
+    """Those that the words select, as in `read_runs`."""
     prefixes = [word for word in words if "=" not in word]
     for prefix in prefixes:
         if not Path(prefix).name:
@@ -291,7 +304,7 @@ def _value(entry: Entry, name: str) -> Any:
 
 
 def _is(value: Any, text: str) -> bool:
-    """Whether a value is what was typed: 0.10 is 0.1, null is None."""
+    """Whether a value is what was typed: 0.10 is 0.1, null is None, 1 is true only of a flag."""
     try:
         typed = yaml.safe_load(text) if text else ""
     except UNREADABLE:
@@ -299,6 +312,8 @@ def _is(value: Any, text: str) -> bool:
     if isinstance(typed, str):
         with contextlib.suppress(ValueError):
             typed = float(typed)  # YAML takes 1e-4 for a word
+    if isinstance(typed, bool) and not isinstance(value, bool):
+        return str(value) == text
     return bool(value == typed) or str(value) == text
 
 

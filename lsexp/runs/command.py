@@ -11,7 +11,16 @@ from pathlib import Path
 from lsexp import files
 from lsexp.errors import UserError, printable, unknown
 from lsexp.runs import claims
-from lsexp.runs.catalog import STATUSES, Entry, as_json, asides, flatten, read_run, read_runs
+from lsexp.runs.catalog import (
+    STATUSES,
+    Entry,
+    as_json,
+    asides,
+    flatten,
+    read_run,
+    read_runs,
+    select,
+)
 from lsexp.runs.store import asides_of, elsewhere, runs_folder
 from lsexp.text import plural, size, table
 
@@ -183,9 +192,10 @@ def _remove(runs_dir: str | None, words: list[str], *, yes: bool) -> int:
     if not words:
         raise UserError("lsexp runs rm: needs names or key=value; `lsexp runs` lists the runs")
     files.clear(runs_folder(runs_dir), *runs_folder(runs_dir).glob(".aside/*"))
-    entries = read_runs(runs_dir, words)
+    there = read_runs(runs_dir)
+    entries = select(there, words)
     for word in words:  # a name takes one run; many go by key=value
-        fitting = read_runs(runs_dir, [word]) if "=" not in word else []
+        fitting = select(there, [word]) if "=" not in word else []
         if len(fitting) > 1 and not any(entry.name == word for entry in fitting):
             raise UserError(
                 f"{word}: fits {len(fitting)} runs; rm takes names that fit one, or key=value"

@@ -54,7 +54,7 @@ def digest(fields: Science) -> str:
 def run_name(config: TrainConfig, data_name: str, fields: Science) -> str:
     """`<data>-<model>-eps<eps>-seed<seed>-<12 hex>`, a student's with T<temperature> instead of the
     eps; the hex alone identifies."""
-    how = f"eps{config.loss.eps:g}"
+    how = f"eps{config.loss.eps + 0.0:g}"  # -0.0 as 0
     if isinstance(config.loss, DistillationConfig):
         how = f"T{config.loss.temperature:g}"
     return f"{data_name}-{config.model.name}-{how}-seed{config.seed}-{digest(fields)}"

@@ -294,23 +294,20 @@ class RunFolder:
         """The science fields in config.yaml; None where that is absent, cannot be read, or is not
         of the run that the folder is named after."""
         try:
-            found = dict(yaml.safe_load(text_of(self.path / "config.yaml"))["identity"])
+            _, found = config_of(self.path)
             return found if self.path.name.endswith(digest(found)) else None
         except (FileNotFoundError, IsADirectoryError, *UNREADABLE):
             return None
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads(text_of(self.path / name))
-            if not isinstance(found, dict) or not found:
-                raise ValueError("no JSON object")
-            return found
+            return json_of(self.path / name)
         except FileNotFoundError:
             raise
         except OSError as error:
             what = str(error.strerror or error).lower()
             raise Damaged(self.path / name, what, self.path.name) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise Damaged(self.path / name, "damaged", self.path.name) from error
 
 
@@ -399,3 +396,36 @@ def config_text(config: TrainConfig, identity: Science, chosen: dict[str, str]) 
     del values["budgets"], values["budget"]  # the recipe's menu, not what was trained
     whole = {"chosen": chosen, **values, "identity": identity}
     return yaml.safe_dump(whole, sort_keys=False)
+
+
+def config_of(folder: Path) -> tuple[dict[str, Any], Science]:
+    """What config.yaml holds: key to value, names of recipe and budget among them, and the science
+    fields.
+
+    Raises:
+        OSError, or one of `UNREADABLE`.
+    """
+    text = text_of(folder / "config.yaml")
+    whole = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # in C: 7 times as fast
+    identity, config = dict(whole.pop("identity")), dict(whole.pop("chosen"))
+    for section, value in whole.items():
+        if isinstance(value, dict):
+            config |= {f"{section}.{name}": one for name, one in value.items()}
+        else:
+            config[section] = value
+    return config, identity
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+        OSError as `text_of`; ValueError where that is anything but an object.
+    """
+    try:
+        found = json.loads(text_of(path))
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deeply") from error
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{path}: no JSON object")
+    return found

@@ -21,6 +21,7 @@ from lsexp.analysis.calibration import (
     classwise_ece,
     confidence_gap,
     debiased_ece,
+    debiased_ece_over_both,
     ece_floor,
     ece_of,
     mce,
@@ -391,18 +392,18 @@ def _estimates(study: Config, group: Sequence[Report]) -> Iterator[Row]:
         row = keys | {"split": split, "temperature": which, "metric": metric}
         yield row | interval_row(over_seeds(values))
         if metric == "ece_debiased" and len(here[0].parts[split][1]) > 1:
-            statistic = _debiased(study, here, split, which)
-            found = over_both_of(statistic, len(here), len(here[0].parts[split][1]))
+            found = _debiased(study, here, split, which)
             if found.low is not None:
                 yield row | interval_row(found)
 
 
-def _debiased(study: Config, group: Sequence[Report], split: str, which: str) -> Any:
+def _debiased(study: Config, group: Sequence[Report], split: str, which: str) -> Interval:
     tops = []
     for one in group:
         logits, labels = one.parts[split]
         tops.append(top_label(softmax(logits.astype(np.float64) / one.at(which)), labels))
-    return lambda seed, kept: debiased_ece(tops[seed][0][kept], tops[seed][1][kept], study.bins)
+    confidence_SN, correct_SN = (np.stack(part) for part in zip(*tops, strict=True))
+    return debiased_ece_over_both(confidence_SN, correct_SN, study.bins)
 
 
 DIFFERENCES = ("ece_debiased", "nll", "brier", "aurc", "aurc_excess")

@@ -15,6 +15,7 @@ import numpy as np
 from lsexp.analysis.calibration import (
     brier_by_example,
     debiased_ece,
+    debiased_ece_over_both,
     ece_floor,
     ece_of,
     nll_by_example,
@@ -26,7 +27,6 @@ from lsexp.analysis.statistics import (
     accuracy_half_width,
     holm,
     over_both,
-    over_both_of,
     over_examples,
     over_seeds,
     paired,
@@ -198,7 +198,7 @@ def _estimates(cell: Cell) -> Iterator[Row]:
     for split, (confidence_SN, correct_SN) in cell.top.items():
         eces = np.array([ece_of(*pair) for pair in zip(confidence_SN, correct_SN, strict=True)])
         yield row(split, "ece", over_seeds(eces))
-        yield row(split, "ece_debiased", over_both_of(_debiased(cell, split), *confidence_SN.shape))
+        yield row(split, "ece_debiased", debiased_ece_over_both(confidence_SN, correct_SN))
         floors = np.array([ece_floor(confidence_N) for confidence_N in confidence_SN])
         yield row(split, "ece_if_calibrated", over_seeds(floors))
     yield row("train", "accuracy", over_seeds(np.array(cell.train_accuracy)))

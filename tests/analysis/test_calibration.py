@@ -18,20 +18,28 @@ from lsexp.analysis.calibration import (
     BINS,
     adaptive_ece,
     brier,
+    brier_by_example,
     classwise_ece,
     confidence_gap,
     debiased_ece,
+    debiased_ece_over_both,
     ece,
     ece_floor,
     ece_of,
     mce,
     nll,
+    nll_by_example,
     reliability,
     sampling_band,
     scores,
     softmax,
     top_label,
 )
+from lsexp.analysis.collapse import effective_smoothing
+from lsexp.analysis.distillation import gamma, wrong_class_agreement
+from lsexp.analysis.selective import choose_p
+from lsexp.analysis.statistics import over_both_of
+from lsexp.analysis.temperature import curve, fit_temperature
 
 
 def random_case(seed, count=500, classes=10, spread=3.0):
@@ -585,22 +593,139 @@ def test_what_is_no_probability_is_an_error(measure):
 def test_what_are_no_probabilities_of_classes_is_an_error():
     with pytest.raises(ValueError, match="are these logits"):
         classwise_ece(np.array([[2.0, -1.0]]), np.array([0]))
-    with pytest.raises(ValueError, match=r"must be \[N\]"):
-        classwise_ece(np.array([[0.5, 0.5]]), np.array([0, 1]))
-    with pytest.raises(ValueError, match="no confidences"):
-        classwise_ece(np.empty((0, 2)), np.array([], int))
+    with pytest.raises(ValueError, match=r"probabilities must be .* are these logits"):
+        brier(np.array([[2.0, -1.0]]), np.array([0]))
     with pytest.raises(ValueError, match="no confidences"):
         sampling_band(np.array([]))
 
 
-def test_what_is_no_probability_of_each_label_is_refused():
+def agreement(logits_NK, labels_N):
+    return wrong_class_agreement(logits_NK, np.flip(logits_NK), labels_N)
+
+
+def curve_at_1(logits_NK, labels_N):
+    return curve(logits_NK, labels_N, [1.0])
+
+
+OF_LABELS = {
+    f.__name__: f
+    for f in (
+        *(brier, brier_by_example, classwise_ece, ece, top_label, effective_smoothing),
+        *(nll, nll_by_example, scores, choose_p, gamma, agreement, fit_temperature, curve_at_1),
+    )
+}
+
+OF_PROBABILITIES = {"brier", "brier_by_example", "classwise_ece", "ece", "top_label"}
+
+
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_labels_that_are_no_classes_are_refused_by_all(name):
+    function = OF_LABELS[name]
+    rows, labels = random_case(20, count=10, classes=3)
+    if name in OF_PROBABILITIES:
+        rows = softmax(rows)
+    function(rows, labels)
+    for wrong in (-1, 3):
+        with pytest.raises(ValueError, match=rf"labels must be in 0\.\.2, not .*{wrong}"):
+            function(rows, np.where(np.arange(10) == 4, wrong, labels))
+    for wrong in (labels[:1], labels[:9], labels[:, None], labels[0]):
+        with pytest.raises(ValueError, match=r"must be \[N, K\] and labels \[N\], not \(10, 3\)"):
+            function(rows, wrong)
+    with pytest.raises(ValueError, match=r"must be \[N, K\] and labels \[N\], not \(10,\)"):
+        function(rows[:, 0], labels)
+    with pytest.raises(ValueError, match="labels must be whole numbers, not float64"):
+        function(rows, labels + 0.5)
+    with pytest.raises(ValueError, match="no examples: "):
+        function(rows[:0], labels[:0])
+
+
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_lists_and_labels_of_any_whole_type_give_what_arrays_give(name):
+    function = OF_LABELS[name]
+    rows, labels = random_case(21, count=10, classes=3)
+    if name in OF_PROBABILITIES:
+        rows = softmax(rows)
+    expected = function(rows, labels)
+    for same in ((rows.tolist(), labels.tolist()), (rows, labels.astype(np.uint8))):
+        np.testing.assert_equal(function(*same), expected)
+
+
+def test_lists_of_logits_and_confidences_are_taken():
+    assert softmax([[0.0, 0.0], [1, 1]]).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert mce([0.9, 0.4], [1, 0]) == pytest.approx(0.4)
+    assert ece_floor([0.5, 0.5]) == pytest.approx(0.25)
+    assert len(sampling_band([0.5, 0.5])[0]) == BINS
+
+
+@pytest.mark.parametrize("logits", [[1.0, 2.0], 1.0, [], [[]], [[[1.0, 2.0]]]])
+def test_logits_that_are_no_rows_have_no_probabilities(logits):
+    with pytest.raises(ValueError, match=r"logits must be \[N, K\]"):
+        softmax(logits)
+
+
+@pytest.mark.parametrize("measure", OF_TOP_LABEL)
+@pytest.mark.parametrize("correct", [[1, 2], [1, -1], [1, 0.5], [1, np.nan]])
+def test_correctness_is_0_or_1(measure, correct):
+    with pytest.raises(ValueError, match="correctness must be 0 or 1"):
+        measure([0.9, 0.8], correct)
+
+
+def test_bins_and_shapes_that_make_no_ece_are_refused():
     p, labels = np.full((4, 2), 0.5), np.array([0, 1, 0, 1])
-    for wrong in (labels + 1, labels - 1):
-        with pytest.raises(ValueError, match=r"labels must be in 0\.\.1"):
-            ece(p, wrong)
-    with pytest.raises(ValueError, match=r"must be \[N, K\] and labels \[N\]"):
-        ece(p, labels[:3])
     with pytest.raises(ValueError, match="bins must be at least 1, not 0"):
         ece(p, labels, bins=0)
     with pytest.raises(ValueError, match="`top_label` gives both"):
         debiased_ece(p, labels)
+
+
+# Debiased ECE with its interval
+
+
+def slow(confidence_SN, correct_SN, bins):
+    """The definition: every group left out of the examples, not of their sums."""
+
+    def statistic(seed, kept):
+        return debiased_ece(confidence_SN[seed, kept], correct_SN[seed, kept], bins)
+
+    return over_both_of(statistic, *confidence_SN.shape)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+@pytest.mark.parametrize("count", [2, 3, 40, 101, 1234])
+@pytest.mark.parametrize("bins", [1, 15, 200])
+@pytest.mark.parametrize("kind", ["continuous", "ties", "one bin", "all right", "float32"])
+def test_the_interval_of_the_debiased_ece_is_that_of_leaving_examples_out(seeds, count, bins, kind):
+    rng = np.random.RandomState(count + bins)
+    confidence = rng.uniform(0.3, 1, size=(seeds, count))
+    if kind == "ties":  # on edges of bins too, and with most bins empty
+        confidence = rng.choice([0.2, 1 / 3, 0.6, 14 / 15, 1.0], size=(seeds, count))
+    elif kind == "one bin":
+        confidence = np.full((seeds, count), 0.99)
+    elif kind == "float32":
+        confidence = confidence.astype(np.float32)
+    correct = rng.uniform(size=(seeds, count)) < confidence - 0.05
+    if kind == "all right":
+        correct[:] = True
+    found, expected = (
+        debiased_ece_over_both(confidence, correct, bins),
+        slow(confidence, correct, bins),
+    )
+    assert found.value == pytest.approx(expected.value, rel=1e-13, abs=1e-15)
+    assert (found.low is None) == (expected.low is None)
+    if found.low is not None:
+        assert found[1:3] == pytest.approx(expected[1:3], rel=1e-11, abs=1e-13)
+    assert found[3:] == expected[3:]
+
+
+def test_an_interval_of_the_debiased_ece_needs_seeds_examples_and_probabilities():
+    with pytest.raises(ValueError, match="a seed and two groups"):
+        debiased_ece_over_both([[0.5]], [[1]])
+    for confidence, correct in (([0.5], [1]), ([[0.5, 0.5]], [[1]]), (np.ones((0, 4)),) * 2):
+        with pytest.raises(ValueError, match=r"must be \[S, N\]"):
+            debiased_ece_over_both(confidence, correct)
+    with pytest.raises(ValueError, match="at least 1"):
+        debiased_ece_over_both(np.ones((2, 0)), np.ones((2, 0)))
+    with pytest.raises(ValueError, match="are these logits"):
+        debiased_ece_over_both([[0.5, 2.0]], [[1, 1]])
+    with pytest.raises(ValueError, match="bins must be at least 1"):
+        debiased_ece_over_both([[0.5, 0.6]], [[1, 1]], bins=0)

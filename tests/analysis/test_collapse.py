@@ -113,3 +113,21 @@ def test_gamma_of_uniform_probabilities_is_one():
 def test_nothing_to_measure(name, features, labels, message):
     with pytest.raises(ValueError, match=message):
         MEASURES[name](features, labels)
+
+
+def test_one_class_has_no_gamma():
+    with pytest.raises(ValueError, match="two are needed"):
+        collapse.effective_smoothing(np.ones((2, 1)), np.zeros(2, int))
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_features_and_labels_that_do_not_fit_are_refused(name):
+    for features, labels in ((FEATURES, LABELS[:1]), (FEATURES, LABELS[:, None])):
+        with pytest.raises(ValueError, match="must be"):
+            MEASURES[name](features, labels)
+
+
+@pytest.mark.parametrize("labels", [[0, -1], [0, 2]])
+def test_a_label_without_weights_is_refused(labels):
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.1"):
+        collapse.nc3(np.eye(2), labels, np.eye(2))

@@ -47,3 +47,35 @@ def test_it_sees_order_only_and_not_the_label():
     assert wrong_class_agreement(*unrelated) == pytest.approx(0, abs=0.02)
     with pytest.raises(ValueError, match="nothing to rank"):
         wrong_class_agreement(LOGITS[:, :2], LOGITS[:, :2], LABELS % 2)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, -0.5, np.nan, np.inf])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(ValueError, match=f"finite and above 0, not {temperature}"):
+        gamma(LOGITS, LABELS, temperature)
+
+
+def test_any_temperature_above_0_has_a_gamma():
+    wrong = (LOGITS.argmax(1) != LABELS).mean()
+    for temperature in (1e-320, 1e-100):
+        assert gamma(LOGITS, LABELS, temperature) == pytest.approx(wrong * 7 / 6)
+    assert gamma(LOGITS, LABELS, 1e308) == pytest.approx(1)
+
+
+def test_one_class_is_smoothed_in_no_way():
+    with pytest.raises(ValueError, match="two are needed"):
+        gamma(np.zeros((2, 1)), np.zeros(2, int))
+
+
+@pytest.mark.parametrize("others", [LOGITS[:1], LOGITS[:, :6], LOGITS[0]])
+def test_logits_of_two_shapes_do_not_agree(others):
+    with pytest.raises(ValueError, match="must be of one shape"):
+        wrong_class_agreement(LOGITS, others, LABELS)
+
+
+def test_logits_that_are_nan_have_no_ranks():
+    others = LOGITS.copy()
+    others[3, 4] = np.nan
+    for pair in ((LOGITS, others), (others, LOGITS)):
+        with pytest.raises(ValueError, match="not finite"):
+            wrong_class_agreement(*pair, LABELS)

@@ -218,3 +218,35 @@ def test_logits_far_out_lose_no_precision():
 def test_bad_input(means, fresh, classes, message):
     with pytest.raises(ValueError, match=message):
         estimate(means, fresh, classes)
+
+
+@pytest.mark.parametrize("variance", [0, -1.0, np.nan, np.inf])
+def test_a_mixture_without_a_variance_has_no_bounds(variance):
+    with pytest.raises(ValueError, match=f"variance must be finite and above 0, not {variance}"):
+        bounds(np.array([0.0, 1.0]), variance)
+
+
+@pytest.mark.parametrize(
+    ("means", "message"), [([], "one or more"), ([[1.0]], "one or more"), ([np.inf], "not finite")]
+)
+def test_what_are_no_means_has_no_bounds(means, message):
+    with pytest.raises(ValueError, match=message):
+        bounds(means, 1.0)
+
+
+def test_bounds_take_a_list_and_are_0_where_means_are_equal():
+    assert bounds([3.0, 3.0], 1.0) == pytest.approx((0, 0), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("draws", "neighbours", "message"),
+    [
+        ([1.0, 2.0], 1, "draws must be"),
+        (np.ones((0, 3)), 1, "draws must be"),
+        ([[1.0, np.nan]], 1, "not finite"),
+        ([[1.0, 2.0]], 0, "neighbours must be at least 1, not 0"),
+    ],
+)
+def test_draws_without_neighbours(draws, neighbours, message):
+    with pytest.raises(ValueError, match=message):
+        nearest_neighbours(draws, neighbours)

@@ -134,3 +134,30 @@ def test_tsne_of_nothing_is_refused(features):
 
 def test_tsne_of_a_single_feature():
     assert np.isfinite(geometry.tsne(RNG.normal(size=(24, 1)))).all()
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    plane = geometry.plane_of(THREE)
+    for call in (
+        lambda: geometry.templates(np.ones((3, 5)), np.ones(2)),
+        lambda: geometry.templates(np.ones(3), np.ones(3)),
+        lambda: geometry.activations(np.ones(3)),
+        lambda: geometry.plane_of(POINTS[:4]),
+        lambda: geometry.plane_of(POINTS[0]),
+        lambda: geometry.project(plane, POINTS[0]),
+        lambda: geometry.project(plane, POINTS[:, :5]),
+        lambda: geometry.scatter(POINTS, LABELS[:1]),
+        lambda: geometry.scatter(POINTS[:, 0], LABELS),
+        lambda: geometry.scatter(POINTS[:0], LABELS[:0]),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            call()
+
+
+def test_lists_give_what_arrays_give():
+    plane = geometry.plane_of(THREE.tolist())
+    expected = geometry.project(geometry.plane_of(THREE), POINTS)
+    np.testing.assert_array_equal(geometry.project(plane, POINTS.tolist()), expected)
+    found = geometry.scatter(POINTS.tolist(), LABELS.tolist())
+    assert found == geometry.scatter(POINTS, LABELS)
+    assert geometry.templates([[1, 2]], [3]).dtype == np.float64

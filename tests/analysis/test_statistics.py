@@ -11,9 +11,11 @@ from lsexp.analysis.calibration import debiased_ece, ece
 from lsexp.analysis.statistics import (
     Interval,
     accuracy_half_width,
+    groups_of,
     holm,
     over_both,
     over_both_of,
+    over_both_of_sums,
     over_examples,
     over_seeds,
     paired,
@@ -302,6 +304,51 @@ def test_over_both_of_takes_the_difference_of_two_settings():
     found = over_both_of(difference, 3, 200, groups=10)
     swapped = over_both_of(lambda seed, kept: -difference(seed, kept), 3, 200, groups=10)
     assert found[:3] == pytest.approx((-swapped.value, -swapped.high, -swapped.low))
+
+
+@pytest.mark.parametrize(("examples", "groups"), [(1, 1), (5, 2), (7, 100), (1000, 100), (60, 7)])
+def test_groups_are_of_like_size_and_drawn_alike(examples, groups):
+    found = groups_of(examples, groups)
+    sizes = np.bincount(found)
+    assert len(sizes) == min(examples, groups)
+    assert np.ptp(sizes) <= 1
+    np.testing.assert_array_equal(found, groups_of(examples, groups))
+
+
+@pytest.mark.parametrize("numbers", [(0, 5), (5, 0)])
+def test_nothing_has_no_groups(numbers):
+    with pytest.raises(ValueError, match="at least 1"):
+        groups_of(*numbers)
+
+
+def test_the_jackknife_of_sums_is_that_of_examples():
+    scores = crossed(rng(9), 1, 3, 230, 1, 1, 1)[0]
+    group = groups_of(230, groups=12)
+
+    def variation(seed, kept):
+        return scores[seed, kept].std() / np.abs(scores[seed, kept]).mean()
+
+    def of_sums(sums):
+        count, absolute, plain, squares = np.moveaxis(sums, -1, 0)
+        return np.sqrt(squares / count - (plain / count) ** 2) / (absolute / count)
+
+    sums = [
+        [
+            (out.sum(), np.abs(row[out]).sum(), row[out].sum(), (row[out] ** 2).sum())
+            for out in (group == g for g in range(12))
+        ]
+        for row in scores
+    ]
+    found = over_both_of_sums(of_sums, np.array(sums), group)
+    expected = over_both_of(variation, 3, 230, groups=12)
+    assert found[:3] == pytest.approx(expected[:3], rel=1e-11)
+    assert found[3:] == expected[3:]
+
+
+@pytest.mark.parametrize(("shape", "group"), [((0, 2, 1), [0, 1]), ((3, 1, 1), [0]), ((3, 2), [0])])
+def test_a_jackknife_of_too_few_sums_is_an_error(shape, group):
+    with pytest.raises(ValueError, match="a seed and two groups"):
+        over_both_of_sums(lambda sums: sums[..., 0], np.ones(shape), np.array(group))
 
 
 # paired

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from lsexp.analysis import temperature
 from lsexp.analysis.calibration import ece, nll, softmax
 from lsexp.analysis.temperature import GRID, Temperature, curve, fit_temperature, halves
 
@@ -157,7 +156,7 @@ def test_logits_without_differences_have_no_temperature(by):
 
 
 def test_a_zero_that_was_not_found_is_an_error(monkeypatch):
-    monkeypatch.setattr(temperature, "brentq", lambda f, low, high, xtol: low + 0.1)
+    monkeypatch.setattr("scipy.optimize.brentq", lambda f, low, high, xtol: low + 0.1)
     with pytest.raises(ArithmeticError, match="slope"):
         fit_temperature(*calibrated(8, count=100))
 
@@ -283,8 +282,8 @@ def test_fewer_than_two_examples_have_no_halves(count):
         ([[3.0, 1.0]], [0, 1], "logits"),
         ([[3.0, np.nan]], [0], "not finite"),
         ([[3.0, -np.inf]], [0], "not finite"),
-        ([[3.0, 1.0]], [2], "labels must be 0..1"),
-        ([[3.0, 1.0]], [-1], "labels must be 0..1"),
+        ([[3.0, 1.0]], [2], r"labels must be in 0\.\.1, not 2\.\.2"),
+        ([[3.0, 1.0]], [-1], r"labels must be in 0\.\.1, not -1\.\.-1"),
         ([[0.75, 0.25], [0.5, 0.5]], [0, 1], "probabilities"),
     ],
 )

@@ -1,17 +1,24 @@
 """What a worker does between runs, and the signals that its parent collects."""
 
+import json
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections import deque
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support import tiny_plan
 
+import lsexp
 from lsexp.launch import local
+from lsexp.launch import plan as planning
 from lsexp.launch.local import execute
 from lsexp.launch.plan import Planner, plan
 from lsexp.launch.pool import Outcome, Pool, Task, _ready, _Work, _Worker, give_up
@@ -40,6 +47,108 @@ def test_a_planner_plans_as_plan_does(tmp_path):
         assert ours.identity == theirs.identity
         assert ours.folder.path == theirs.folder.path
         assert (ours.config, ours.targets) == (theirs.config, theirs.targets)
+
+
+def test_a_worker_looks_once_at_what_its_runs_share(tmp_path, monkeypatch):
+    """Whatever order they come in, and of how many recipes they are."""
+    looked, loaded = [], []
+
+    def looking(*arguments, **keywords):
+        looked.append(arguments)
+        return plan(*arguments, **keywords)
+
+    def loading(*arguments):
+        loaded.append(arguments)
+        return lsexp.data.load(*arguments)
+
+    recipes = ["recipe=digits_mlp", "recipe=digits_shifted"]
+    alone = [tiny_plan(tmp_path, recipe, f"seed={s}") for s in range(3) for recipe in recipes]
+    monkeypatch.setattr(planning, "plan", looking)
+    monkeypatch.setattr(planning, "load", loading)
+    work = _Work(None, None)
+    for number, one in enumerate(alone):
+        task = Task(one.config, one.chosen, ["lsexp", str(number)], f"run {number}")
+        found = work._plan(task)
+        assert (found.chosen, found.command) == (task.chosen, task.command)
+        assert (found.config, found.identity) == (one.config, one.identity)
+        assert found.folder.path == one.folder.path
+    assert len({one.chosen["recipe"] for one in alone}) == len(looked) == 2
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "times"),
+    [
+        ("data_dir=other", 2),
+        ("train.steps=7", 1),
+        ("data.split=full", 1),
+        ("data.train_size=99", 1),
+    ],
+)
+def test_a_planner_loads_other_data_anew(tmp_path, monkeypatch, word, times):
+    configs = [tiny_plan(tmp_path, *words).config for words in ([], [word])]
+    loaded = []
+
+    def loading(*arguments):
+        loaded.append(arguments)
+        return lsexp.data.load(*arguments)
+
+    monkeypatch.setattr(planning, "load", loading)
+    planner = Planner({}, [])
+    for config in configs:
+        planner(config)
+    assert len(loaded) == times
+
+
+OF_ONE_WORKER = """
+import json, subprocess
+from pathlib import Path
+from lsexp import compose
+from lsexp.launch.pool import Pool, Task
+
+class Screen:
+    def start(self, *_): ...
+    look = epoch = say = start
+    def end(self, task, _outcome):
+        with Path(compose.__file__).open("a") as file:
+            file.write("# Changed.\\n")
+        if task == 0:
+            subprocess.run(["git", "commit", "-qam", "Later"], check=True)
+
+if __name__ == "__main__":
+    words = ["budget=smoke", "artifacts.tensorboard=false", "threads=1", "-m", "seed=0,1,2"]
+    configs = compose.train_configs([*words, "runs_dir=runs"])
+    tasks = [Task(config, chosen, [], str(config.seed)) for config, chosen in configs]
+    with Pool(1, 1) as pool:
+        outcomes, _ = pool.train(tasks, Screen())
+    print(json.dumps([outcome.metrics["provenance"]["git"] for outcome in outcomes]))
+"""
+
+
+def test_the_commit_of_a_run_is_that_of_the_code_which_trained_it(tmp_path, monkeypatch):
+    """Not that of a checkout which has changed while the worker lived."""
+    package = Path(lsexp.__file__).parent
+    for folder in (package, package.parent / "configs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(folder, tmp_path / folder.name, ignore=ignored)
+    (tmp_path / ".gitignore").write_text("__pycache__\n")
+    (tmp_path / "worker.py").write_text(OF_ONE_WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "somebody")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "somebody@example.org")
+
+    def told_by(*words):
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    told_by("git", "init", "-q")
+    told_by("git", "add", "lsexp", "configs", ".gitignore")
+    told_by("git", "commit", "-qm", "First")
+    first = told_by("git", "rev-parse", "HEAD")
+    recorded = json.loads(told_by(sys.executable, "worker.py").splitlines()[-1])
+    assert told_by("git", "rev-parse", "HEAD") != first
+    assert recorded == [{"commit": first, "dirty": False}] * 3
 
 
 class Silent:

@@ -15,7 +15,7 @@ from lsexp import processes
 from lsexp.cli import main
 from lsexp.errors import UserError
 from lsexp.runs import claims, command, store
-from lsexp.runs.catalog import read_runs
+from lsexp.runs.catalog import read_run, read_runs
 from lsexp.runs.store import aside_of
 
 
@@ -71,6 +71,10 @@ def test_all_runs_are_listed_in_order_with_their_status(capsys, runs):
         ("data=mnist", 0),
         ("seed=0 digits-mlp-eps0.1", 1),
         ("optim.nesterov=true", 5),
+        ("optim.nesterov=1", 5),
+        ("optim.nesterov=false,0", 0),
+        ("seed=true,false", 0),  # numbers are no flags
+        ("loss.eps=False", 0),
         ("data.path=null", 5),
         ("model.widths=[128,128]", 5),
     ],
@@ -101,6 +105,21 @@ def test_the_table_and_the_arrays_in_python(runs):
     assert outputs["test.logits"].dtype == np.float32
     with pytest.raises(UserError, match="only a finished run has outputs"):
         lsexp.load_outputs(runs)
+
+
+@pytest.mark.parametrize("where", ["status=finished data=mnist", "loss.eps=0.5"])
+def test_a_table_without_runs_has_the_columns_of_one(runs, where):
+    columns = set(lsexp.load_runs(str(runs), "status=finished"))
+    none = lsexp.load_runs(str(runs), where)
+    assert len(none) == 0
+    others = ("targets.", "classes", "checksums.", "provenance.")
+    assert set(none) == {name for name in columns if not name.startswith(others)}
+    assert len(none.groupby("loss.eps")["test.ece"].agg(["mean", "count"])) == 0
+
+
+def test_a_table_of_a_folder_that_is_not_there_is_refused(runs):
+    with pytest.raises(UserError, match="no such folder"):
+        lsexp.load_runs(str(runs / "none"))
 
 
 def test_show_tells_everything_known(capsys, runs):
@@ -156,6 +175,19 @@ def test_rm_needs_an_answer_and_removes_what_was_shown(capsys, runs, monkeypatch
     code, out, _ = run(capsys, "rm", "loss.eps=0.1", "seed=1", "--yes", f"runs_dir={runs}")
     assert code == 0
     assert seeds_and_eps(read_runs(str(runs))) == [(0.0, 0), (0.0, 1), (0.1, 0)]
+
+
+def test_rm_reads_the_folder_once(capsys, runs, monkeypatch):
+    read, names = [], [path.name for path in runs.iterdir() if "eps0.1" in path.name]
+
+    def counted(path):
+        read.append(path)
+        return read_run(path)
+
+    monkeypatch.setattr("lsexp.runs.catalog.read_run", counted)
+    code, out, _ = run(capsys, "rm", *names, "--yes", f"runs_dir={runs}")
+    assert (code, out[-1]) == (0, "removed 2 runs")
+    assert len(read) == 5
 
 
 def test_rm_takes_what_is_trained_aside_too(capsys, runs):

@@ -101,6 +101,13 @@ def test_one_value_has_one_spelling():
     assert name(loss=LossConfig(scale=3)) == name(loss=LossConfig(scale=3.0))
 
 
+def test_one_value_has_one_folder():
+    signed = config(loss=LossConfig(eps=-0.0))
+    assert run_name(signed, "mnist", science(signed, DATA)) == (
+        run_name(config(), "mnist", science(config(), DATA))
+    )
+
+
 def test_the_name_of_a_known_config_stays(monkeypatch):
     # Another digest here means that every run trained so far has lost its name.
     monkeypatch.setattr("lsexp.runs.identity.RESULT_VERSION", 1)

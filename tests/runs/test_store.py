@@ -1,17 +1,19 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from support import tiny_plan
 
+from lsexp.config import revived
 from lsexp.errors import UserError
 from lsexp.files import replace_file, whose
 from lsexp.runs import claims
 from lsexp.runs.claims import acquire
-from lsexp.runs.store import Damaged, RunFolder, elsewhere, sealed
+from lsexp.runs.store import Damaged, RunFolder, config_of, elsewhere, sealed
 
 
 @pytest.fixture
@@ -284,6 +286,36 @@ def test_config_yaml_holds_every_key_in_effect(tmp_path):
         "evals": None,
     }
     assert stored["identity"] == plan.identity
+
+
+@pytest.mark.parametrize("unwanted", ["SafeLoader", "CSafeLoader"])
+def test_config_yaml_is_read_as_it_was_written(tmp_path, monkeypatch, unwanted):
+    """By the loader in C where there is one, else by the other."""
+    if not hasattr(yaml, "CSafeLoader"):
+        pytest.skip("PyYAML without its part in C")
+    plan = tiny_plan(tmp_path, "optim.lr_scale={head: 0.1}", "optim.lr=1e-4", "data.path=null")
+    plan.folder.create(plan.config, plan.identity, plan.chosen)
+    if unwanted == "CSafeLoader":
+        monkeypatch.delattr(yaml, unwanted)
+    else:
+        monkeypatch.setattr(yaml, unwanted, None)
+    config, identity = config_of(plan.folder.path)
+    assert identity == plan.identity == plan.folder.identity()
+    assert (config["recipe"], config["budget"]) == ("digits_mlp", "smoke")
+    assert config["optim.lr_scale"] == {"head": 0.1}
+    again = replace(revived(config), budgets=plan.config.budgets, budget=plan.config.budget)
+    assert again == plan.config
+
+
+@pytest.mark.parametrize("key", ["identity", "chosen"])
+def test_a_config_that_lacks_a_part_is_damage(tmp_path, key):
+    plan = tiny_plan(tmp_path)
+    plan.folder.create(plan.config, plan.identity, plan.chosen)
+    path = plan.folder.path / "config.yaml"
+    stored = yaml.safe_load(path.read_text())
+    del stored[key]
+    path.write_text(yaml.safe_dump(stored))
+    assert plan.folder.identity() is None
 
 
 def test_a_process_killed_while_it_writes_leaves_nothing_behind_in_a_finished_run(folder):

@@ -134,10 +134,12 @@ def test_resnets_decay_all_kernels_and_normalisations_but_no_bias_of_the_head():
     assert decaying(member) == dict.fromkeys(everything - {"fc.bias"}, 1e-4)
 
 
-def test_the_cpu_budget_of_the_thin_resnets_is_112_passes_over_10_000_images():
-    config = config_of("cifar100_resnet56_thin", "cpu")
+@pytest.mark.parametrize("recipe", RESNETS)
+def test_the_cpu_budget_of_resnets_is_80_passes_over_10_000_images_or_112_with_100_classes(recipe):
+    config = config_of(recipe, "cpu")
     assert config.data.train_size == 10_000
-    assert config.train.steps * config.train.batch_size / 10_000 == 112
+    passes = 112 if "cifar100" in recipe else 80
+    assert config.train.steps * config.train.batch_size / 10_000 == passes
 
 
 # Twenty steps against plain code.
