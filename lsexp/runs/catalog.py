@@ -163,14 +163,14 @@ def load_runs(runs_dir: str | None = None, where: str = "") -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=_columns())
 
 
+SCORES = ("accuracy", "nll", "ece", "brier")
+"""Of val and test, in the metrics of a run."""
+
+
 def _columns() -> list[str]:
     """Of a finished run of the default config, what tells where its numbers come from apart."""
-    import numpy as np
-
-    from lsexp.analysis.calibration import scores
-
     config = [name for name, _, _ in walk(TrainConfig(model=MLPConfig()))]
-    both = dict.fromkeys(("val", "test"), scores(np.zeros((1, 2)), np.zeros(1, np.int64)))
+    both = {split: dict.fromkeys(SCORES) for split in ("val", "test")}
     metrics = flatten({**both, "best_val": {"step": 0, **both}})
     rest = ["train.accuracy", "train.images", "steps", "seconds", "images_per_second"]
     return ["name", "path", "status", "recipe", "budget", *config, *metrics, *rest]
