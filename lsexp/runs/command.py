@@ -22,7 +22,7 @@ from lsexp.runs.catalog import (
     select,
 )
 from lsexp.runs.store import asides_of, elsewhere, runs_folder
-from lsexp.text import plural, size, table
+from lsexp.text import plural, size, table, taken
 
 HELP = f"""\
 lsexp runs [show|rm|repair] [NAME ...] [key=value ...]: what has been trained
@@ -67,15 +67,8 @@ def split(
     for flag in sorted(flags):
         if flag not in allowed:
             raise unknown(flag, f"flag of {verb}", allowed, "lsexp runs --help")
-    runs_dir, selecting = None, []
-    for word in words:
-        if word.startswith("runs_dir="):
-            if runs_dir is not None:
-                raise UserError("runs_dir: is given twice")
-            runs_dir = word.partition("=")[2]
-        elif word not in flags:
-            selecting.append(word)
-    return flags, runs_dir, selecting
+    typed, others = taken(words, ("runs_dir",))
+    return flags, typed.get("runs_dir"), [word for word in others if word not in flags]
 
 
 def _list(runs_dir: str | None, words: list[str], *, as_text: bool) -> int:

@@ -204,11 +204,6 @@ def _estimates(cell: Cell) -> Iterator[Row]:
     yield row("train", "accuracy", over_seeds(np.array(cell.train_accuracy)))
 
 
-def _debiased(cell: Cell, split: str) -> Any:
-    confidence_SN, correct_SN = cell.top[split]
-    return lambda seed, kept: debiased_ece(confidence_SN[seed, kept], correct_SN[seed, kept] > 0)
-
-
 def _paper_rows(recipe: str) -> list[Row]:
     return [
         {
@@ -300,9 +295,8 @@ def _notes(cells: Sequence[Cell], differences: Sequence[Row]) -> list[str]:
 def _by_seed(cell: Cell, split: str, metric: str, seeds: Sequence[int]) -> np.ndarray:
     rows = [cell.seeds.index(seed) for seed in seeds]
     if metric == "ece_debiased":
-        statistic = _debiased(cell, split)
-        everything = np.arange(cell.top[split][0].shape[1])
-        return np.array([statistic(row, everything) for row in rows])
+        confidence_SN, correct_SN = cell.top[split]
+        return np.array([debiased_ece(confidence_SN[row], correct_SN[row]) for row in rows])
     return cell.scores[split, metric][rows].mean(1)
 
 
