@@ -22,6 +22,7 @@ from lsexp.files import replace_file
 from lsexp.launch.plan import UNREADABLE, Plan, stale
 from lsexp.launch.progress import Shown, View
 from lsexp.launch.results import Segment, failure, segment, write_results
+from lsexp.models.foreign import NetworkError
 from lsexp.processes import caught_signals
 from lsexp.runs.claims import Claim, Record, acquire, describe
 from lsexp.runs.store import (
@@ -345,6 +346,14 @@ def _train(plan: Plan, claim: Claim, env: Environment, how: _How) -> None:
         record = failure(plan, error, step=error.step)
         folder.fail(claim, record, keep_checkpoint=False)  # it would diverge again
         raise UserError(message, exit_code=1) from error
+    except NetworkError as error:  # raised by code of the user's
+        record = failure(plan, error.cause, network=str(error))
+        folder.fail(claim, record, keep_checkpoint=True)
+        raise UserError(
+            f"{folder.path}: {error}; its failure.json has the traceback, retry_failed=true tries "
+            f"again",
+            exit_code=1,
+        ) from error
     except OSError as error:
         if claim.attempt.is_dir() and error.errno not in NOT_OURS:
             folder.fail(claim, failure(plan, error), keep_checkpoint=True)

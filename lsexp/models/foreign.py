@@ -1,8 +1,8 @@
 """Networks that are not of the paper: torchvision's classifiers, and the user's own.
 
 Their forward gives logits alone; hooks make that (logits, features), so that the names of their
-weights stay theirs. Their layers draw from torch's own generator: it is seeded here while they
-are built, and by training before each step.
+weights stay theirs. Their layers draw from torch's own generator, Python's or NumPy's: these are
+seeded here while they are built, and by training before each step.
 Shape letters: B examples, D features, K classes.
 """
 
@@ -14,6 +14,7 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
+import random
 import sys
 import traceback
 from collections import deque
@@ -23,17 +24,31 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lsexp.config import CustomConfig, TorchvisionConfig
-from lsexp.errors import UserError, torchvision
+from lsexp.errors import UserError, no_memory, torchvision
 
 INSTALLED = {"site-packages", "dist-packages"}
 """Names of folders that packages are installed into."""
 PLAIN = {"aux_logits": False, "init_weights": True}
 EXTRAS = {"googlenet": PLAIN, "inception_v3": PLAIN}
 """Arguments without which a builder of torchvision gives no plain classifier."""
+
+
+class NetworkError(UserError):
+    """A network raised in a forward pass, of training or of evaluation: `cause`."""
+
+    cause: Exception
+
+
+def seed_generators(seed: int) -> None:
+    """Seed those that code of the user's may draw from: torch's own, Python's and NumPy's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def torchvision_classifier(
@@ -341,9 +356,26 @@ def _hook(net: nn.Module, head: nn.Module, what: str, num_classes: int) -> None:
         taken.clear()
         return logits, features
 
+    net.forward = _told(net.forward, what)
     net.register_forward_pre_hook(lambda _module, _inputs: taken.clear())
     head.register_forward_pre_hook(keep, with_kwargs=True)
     net.register_forward_hook(both)
+
+
+def _told(forward: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """A forward pass whose errors are told as `_explained`, but for what is the machine's fault."""
+
+    def told(*images: Any, **named: Any) -> Any:
+        try:
+            return forward(*images, **named)
+        except Exception as error:
+            if no_memory(error) or isinstance(error, torch.AcceleratorError):
+                raise
+            told = NetworkError(f"{what}: {_words(error)}", exit_code=1)
+            told.cause = error
+            raise told from error
+
+    return told
 
 
 @contextlib.contextmanager
@@ -364,23 +396,32 @@ def _copy(generator: torch.Generator) -> torch.Generator:
 
 @contextlib.contextmanager
 def _seeded(init: torch.Generator) -> Iterator[None]:
-    """torch's own generator, seeded as `init` was; as it was afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(init.initial_seed())
-        yield
+    """`seed_generators` as `init` was; afterwards they are as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            seed_generators(init.initial_seed())
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Errors of code that is not ours in one line, with the place in it."""
+    """Errors of code that is not ours in one line."""
     try:
         yield
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        ours = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<")
-        frames = traceback.extract_tb(error.__traceback__)
-        theirs = [frame for frame in frames if not frame.filename.startswith(ours)]
-        where = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
-        reason = " ".join(str(error).split())
-        raise UserError(f"{what}: {type(error).__name__}: {reason}{where}") from error
+        raise UserError(f"{what}: {_words(error)}") from error
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, and the place in code that is neither ours nor torch's."""
+    ours = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(ours)]
+    where = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

@@ -20,6 +20,7 @@ from lsexp.config import FOREIGN, DistillationConfig, TrainConfig
 from lsexp.data.batches import Batches, Epoch, Images, Preprocess, generator, input_shape
 from lsexp.losses import distillation_loss, smoothed_cross_entropy, targets
 from lsexp.models import build_model
+from lsexp.models.foreign import seed_generators
 from lsexp.training.optimizer import build_optimizer, clip, rate
 from lsexp.training.teacher import Teacher
 
@@ -148,8 +149,8 @@ def step(member: Member) -> None:
     """One update from the next batch; no host synchronisation."""
     config = member.config
     if isinstance(config.model, FOREIGN):
-        # Their dropout draws from torch's own generator: by seed and step, so that it resumes.
-        torch.manual_seed(generator(config.seed, "dropout", member.step).initial_seed())
+        # Their dropout draws from generators of all: by seed and step, so that it resumes.
+        seed_generators(generator(config.seed, "dropout", member.step).initial_seed())
     groups = member.optimizer.param_groups
     if member.device.type == "cuda":  # as a graph reads them, and so to the same last bit
         rates = list(member.rates(member.step)[0])

@@ -54,9 +54,21 @@ def test_a_network_can_be_chosen_against_the_recipe(tmp_path, words, name, head)
     assert f"{head}.weight" in load_file(folder / "model.safetensors")
 
 
+NOISY = NETWORK.replace(
+    "    from torch import nn",
+    """    import random
+    import numpy as np
+    from torch import nn""",
+).replace(
+    "def forward(self, x):",
+    "def forward(self, x):\n            if self.training:\n"
+    "                x = x * (1 + random.random()) + np.random.rand()",
+)
+
+
 def test_a_network_of_ones_own_goes_on_as_if_undisturbed(tmp_path):
-    """Dropout and running statistics included."""
-    write(tmp_path)
+    """Dropout, running statistics, and what it draws of Python's and NumPy's numbers included."""
+    write(tmp_path, NOISY)
     words = ["model=custom", "model.target=own:Net", "model.args.width=6", "train.steps=300"]
     undisturbed = train(tmp_path, *words)
     files = weights(undisturbed)
@@ -64,7 +76,7 @@ def test_a_network_of_ones_own_goes_on_as_if_undisturbed(tmp_path):
 
     again = tmp_path / "again"
     again.mkdir()
-    write(again)
+    write(again, NOISY)
     slow = ["artifacts.checkpoint_seconds=0"]
     process = lsexp("train", *TINY, "runs_dir=runs", *words, *slow, cwd=again, start=True)
     while not list(again.glob("runs/*/attempt-*/checkpoint.pt")) and process.poll() is None:
@@ -104,19 +116,26 @@ def test_a_network_that_ends_the_process_is_told(tmp_path):
     assert message.startswith("lsexp: model.target=own:Net: SystemExit: 0 (")
 
 
-def test_a_bug_in_ones_own_network_keeps_its_traceback(tmp_path):
+def test_a_network_that_raises_in_training_is_told_and_its_traceback_kept(tmp_path):
     """An OSError too, which is the machine's fault elsewhere."""
     opening = (
         "def forward(self, x):\n            self.training and len(x) == 64 and open('nowhere')"
     )
     write(tmp_path, NETWORK.replace("def forward(self, x):", opening))
-    words = ["train", *TINY, "model=custom", "model.target=own:Net"]
-    done = lsexp(*words, cwd=tmp_path)
+    words = [*TINY, "model=custom", "model.target=own:Net"]
+    told = r"model\.target=own:Net: FileNotFoundError: .*'nowhere' \(.*own\.py:13\)"
+    done = lsexp("train", *words, cwd=tmp_path)
     assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "own.py" in done.stderr
+    assert re.fullmatch(f"lsexp: .*{told}; .*retry_failed=true.*", done.stderr.splitlines()[-1])
     [path] = tmp_path.glob("runs/*/failure.json")
-    assert "nowhere" in json.loads(path.read_text())["error"]
+    failure = json.loads(path.read_text())
+    assert failure["error"].startswith("FileNotFoundError: ")
+    assert "Traceback" in failure["traceback"]
+    for command in (["train", "--dry-run"], ["sweep", "eps", "eps=0", "seeds=1", "workers=1"]):
+        done = lsexp(*command, *words, "runs_dir=other", cwd=tmp_path)
+        assert done.returncode == 1
+        assert re.fullmatch(f"lsexp: {told}\n", done.stderr), done.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def blocks(text):

@@ -1,9 +1,11 @@
 """The user's own networks and torchvision's: logits, features, head, source, errors."""
 
 import importlib.util
+import random
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from torch import nn
 from lsexp.config import CustomConfig, TorchvisionConfig
 from lsexp.errors import UserError
 from lsexp.models import build_model, evaluating
-from lsexp.models.foreign import _sources, source_digest
+from lsexp.models.foreign import NetworkError, _sources, source_digest
 
 
 def seeded(seed):
@@ -208,16 +210,28 @@ def test_lazy_layers_are_made_and_drawn_from_the_seed(write):
     assert not torch.equal(model[1].weight, other[1].weight)
 
 
-def test_the_seed_decides_the_weights_and_torchs_own_state_is_left(write):
-    write("own", SMALL)
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    one = custom("own:Small").state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
-    same, other = custom("own:Small").state_dict(), custom("own:Small", seed=1).state_dict()
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["conv.weight"], other["conv.weight"])
+def test_the_seed_decides_what_is_drawn_of_any_generator_and_their_states_are_left(write):
+    drawn = "self.scale = random.random() * np.random.rand()"
+    text = SMALL.replace("super().__init__()", f"super().__init__()\n            {drawn}")
+    write(
+        "own",
+        text.replace("    from torch", "    import random\n    import numpy as np\n    from torch"),
+    )
+    numbers = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        random.seed(state)
+        np.random.seed(state)
+        before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+        numbers.append(custom("own:Small"))
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+    one, same = numbers
+    other = custom("own:Small", seed=1)
+    weights, again = one.state_dict(), same.state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert not torch.equal(weights["conv.weight"], other.state_dict()["conv.weight"])
+    assert one.scale == same.scale != other.scale
 
 
 def broken(text):
@@ -287,7 +301,7 @@ def test_a_head_that_is_called_by_keyword(write):
 def test_an_error_in_between_leaves_nothing_behind(write):
     write("own", broken("y = self.fc(x.flatten(1)); assert x.sum() != 0; return y"))
     model = custom("own:Net")
-    with pytest.raises(AssertionError):
+    with pytest.raises(NetworkError, match=r"own:Net: AssertionError"):
         model(torch.zeros(4, 3, 12, 12))
     assert torch.equal(model(images())[1], images().flatten(1))
 
