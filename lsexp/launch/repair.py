@@ -21,17 +21,20 @@ from lsexp.launch import local
 from lsexp.launch.plan import Plan, plan
 from lsexp.measure import OUTPUTS, evaluate_again
 from lsexp.runs import command
-from lsexp.runs.catalog import Entry, read_run, read_runs
-from lsexp.runs.identity import Science, digest
+from lsexp.runs.catalog import Entry, is_closed, read_run, read_runs
+from lsexp.runs.identity import Science, digest, name_of
 from lsexp.runs.store import (
+    UNREADABLE,
     Damaged,
     RunFolder,
     config_of,
     config_text,
     elsewhere,
+    json_of,
     kept_snapshots,
     snapshot_of,
     snapshot_path,
+    whole,
 )
 from lsexp.runs.tensors import unpacked
 from lsexp.text import plural, say, table
@@ -47,6 +50,8 @@ class Damage:
 
     results: files of the run itself; snapshots; measured: what is measured again when asked for;
     others: of a run that is not finished, which its own command makes again.
+    folder: of the folder as a whole: what is wrong, and what mends it, which a person does where
+    there is no `name` that it is to be given back.
     """
 
     entry: Entry
@@ -54,6 +59,8 @@ class Damage:
     snapshots: dict[str, str] = field(default_factory=dict)
     measured: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
+    folder: tuple[str, str] | None = None
+    name: str | None = None
 
     def outputs_alone(self) -> bool:
         """Whether the weights, and what tells of them, are whole."""
@@ -71,7 +78,8 @@ class Damage:
             (self.measured, "removed, and measured again when it is asked for"),
             (self.others, "removed; the command that made the run makes it again"),
         ]
-        return [
+        folder = [[self.entry.name, ".", *self.folder]] if self.folder else []
+        return folder + [
             [self.entry.name, name, what, remedy]
             for damaged, remedy in kinds
             for name, what in damaged.items()
@@ -101,7 +109,7 @@ def run(words: list[str]) -> int:
         print("nothing was changed")
         return 1
     failed = 0
-    for damage in sorted(found, key=lambda one: _teachers(one.entry.path)):  # teachers first
+    for damage in sorted(found, key=_teachers):  # teachers first
         try:
             now = inspect(read_run(damage.entry.path))  # since then it may have been made again
             if now.rows():
@@ -135,6 +143,12 @@ def inspect(entry: Entry) -> Damage:
     damage, path = Damage(entry), entry.path
     if entry.status == "running":
         return damage
+    if is_closed(path):
+        damage.folder = "closed to you", f"opened by its owner: chmod u+rwx {path}"
+        return damage
+    if (misnamed := _misnamed(path)) is not None:
+        damage.folder, damage.name = misnamed
+        return damage
     metrics: dict[str, Any] = {}
     if (path / "metrics.json").exists():
         try:
@@ -154,6 +168,28 @@ def inspect(entry: Entry) -> Damage:
         if unpacked(file, file.stem) is None:
             damage.measured[f"measured/{file.name}"] = "damaged"
     return damage
+
+
+def _misnamed(path: Path) -> tuple[tuple[str, str], str | None] | None:
+    """Of a folder that was renamed, or is a copy: what is wrong and what mends it, and its own name
+    where that is free. None where it is that of the run that it is named after, or damaged."""
+    remove = f"removed: lsexp runs rm {path.name}{elsewhere(path.parent)}"
+    try:
+        config, identity = config_of(path)
+        own = digest(identity)
+        if path.name.endswith(own):
+            return None
+        if not (path / "metrics.json").exists():
+            return (f"of another run ({own}), and not finished", remove), None
+        metrics = json_of(path / "metrics.json")
+        if not whole(metrics) or digest(metrics["identity"]) != own:
+            return None
+        name = name_of(config, metrics["provenance"]["data"]["name"], identity)
+    except (OSError, *UNREADABLE):
+        return None
+    if path.with_name(name).exists():
+        return (f"a copy of {name}", remove), None
+    return (f"{name} under another name", "given its own"), name
 
 
 def _unreadable(path: Path) -> list[str]:
@@ -193,6 +229,11 @@ def mend(damage: Damage, typed: list[str], how: dict[str, Any]) -> None:
         UserError: it cannot be made again here, or its training failed or was stopped.
     """
     path = damage.entry.path
+    if damage.name is not None:
+        path.rename(path.with_name(damage.name))
+        return
+    if damage.folder is not None:
+        raise UserError(f"is {damage.folder[0]}; to be {damage.folder[1]}", exit_code=1)
     if "config.yaml" in damage.others:
         raise UserError(
             f"config.yaml is {damage.others['config.yaml']}: the command that made the run makes "
@@ -283,9 +324,11 @@ def _trained_by(path: Path) -> dict[str, Any] | None:
     return None if RunFolder(path).identity() is None else config_of(path)[0]
 
 
-def _teachers(path: Path) -> int:
-    """How many there are of a run: its teacher, the teacher's, ..."""
-    count = 0
+def _teachers(damage: Damage) -> int:
+    """How many there are of a run: its teacher, the teacher's, ...; 0 of a folder as a whole."""
+    path, count = damage.entry.path, 0
+    if damage.folder:
+        return 0
     while (values := _trained_by(path)) is not None and "loss.teacher" in values and count < 100:
         path, count = path.parent / str(values["loss.teacher"]), count + 1
     return count

@@ -18,6 +18,7 @@ import yaml
 from lsexp.config import MLPConfig, TrainConfig, walk
 from lsexp.errors import UserError, unknown
 from lsexp.runs import claims
+from lsexp.runs.identity import Science, digest, looks_like_a_name
 from lsexp.runs.store import (
     PUBLISHING,
     UNREADABLE,
@@ -47,7 +48,8 @@ class Entry:
     Attributes:
         status: finished; stale (of training code that gave other results: never mixed into a
             figure, never continued); running; interrupted (the same command goes on); failed;
-            damaged (a file is missing or cannot be read; `lsexp runs repair` looks into all).
+            damaged (a file is missing or cannot be read, or the folder has another run's name;
+            `lsexp runs repair` looks into all).
         config: dotted key to value, every key in effect, `recipe` and `budget` included.
         metrics, failure: metrics.json, failure.json; empty without one.
         owner: the claim of whoever trains it, where it is running.
@@ -92,7 +94,7 @@ def read_runs(runs_dir: str | None, words: list[str] | None = None) -> list[Entr
 
 def read_run(path: Path) -> Entry:
     """A run folder as it stands; changes nothing but a publishing that was cut off."""
-    if (path / PUBLISHING).exists():
+    if os.path.exists(path / PUBLISHING):  # noqa: PTH110 (it may be in a folder closed to us)
         with contextlib.suppress(OSError):  # read-only, say
             RunFolder(path).settle()
     entry = Entry(path, "damaged", bytes=_size(path))
@@ -101,12 +103,17 @@ def read_run(path: Path) -> Entry:
         if metrics and not (whole(metrics) and _complete(path, metrics)):
             raise ValueError("changed, or files are missing")
         failure = _json(path / "failure.json")
-        config, version = _config(path, metrics)
+        config, identity = _config(path, metrics)
+        version = identity["result_version"]
+        named = path.name.endswith(digest(identity))
     except (OSError, *UNREADABLE):
         with contextlib.suppress(OSError, *UNREADABLE):  # by which it is found nevertheless
             entry.config, _ = _config(path, {})
         return entry
-    entry.config, entry.metrics, entry.failure = config, metrics, failure
+    entry.config, entry.failure = config, failure
+    if not named:  # renamed, or a copy: a run is shown once, and with its numbers by its name
+        return entry
+    entry.metrics = metrics
     if not metrics:
         entry.owner = claims.trainer(path)
     if entry.owner:
@@ -218,13 +225,25 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _folders(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as found:
         folders = [item for item in found if item.name[0] != "." and item.is_dir()]
-    return [item for item in folders if is_run(Path(item.path))]
+    return [item for item in folders if not _is_alias(item) and is_run(Path(item.path))]
+
+
+def _is_alias(item: os.DirEntry[str]) -> bool:
+    """Whether it is a link that calls a run by a name of one's own, `latest` say."""
+    return item.is_symlink() and Path(item.path).resolve().name != item.name
 
 
 def is_run(folder: Path) -> bool:
     """Whether it looks like a run's: config.yaml is made first, metrics.json last, and one of them
-    may have been lost. A folder that nobody lets us look into does not."""
+    may have been lost. One that nobody lets us look into does by its name."""
+    if looks_like_a_name(folder.name) and folder.is_dir() and is_closed(folder):
+        return True
     return any(os.path.exists(folder / name) for name in ("config.yaml", "metrics.json"))  # noqa: PTH110
+
+
+def is_closed(folder: Path) -> bool:
+    """Whether this user may not look into a folder."""
+    return not os.access(folder, os.R_OK | os.X_OK)
 
 
 def _size(path: Path) -> int:
@@ -252,12 +271,12 @@ def _complete(path: Path, metrics: dict[str, Any]) -> bool:
     return all((path / name).is_file() for name in metrics["checksums"])
 
 
-def _config(path: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """The config and its RESULT_VERSION, from metrics.json if possible: parsing YAML is slow."""
+def _config(path: Path, metrics: dict[str, Any]) -> tuple[dict[str, Any], Science]:
+    """The config and the science fields, from metrics.json if possible: parsing YAML is slow."""
     if metrics:
-        return flatten(metrics["config"]), metrics["identity"]["result_version"]
+        return flatten(metrics["config"]), metrics["identity"]
     config, identity = config_of(path)
-    return flatten(config), identity["result_version"]
+    return flatten(config), identity
 
 
 def select(entries: list[Entry], words: list[str]) -> list[Entry]:

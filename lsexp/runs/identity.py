@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any
 
-from lsexp.config import DistillationConfig, LossConfig, OptimConfig, TrainConfig, walk
+from lsexp.config import LossConfig, OptimConfig, TrainConfig, walk
 from lsexp.training import RESULT_VERSION
 
 Science = dict[str, Any]
@@ -54,10 +55,25 @@ def digest(fields: Science) -> str:
 def run_name(config: TrainConfig, data_name: str, fields: Science) -> str:
     """`<data>-<model>-eps<eps>-seed<seed>-<12 hex>`, a student's with T<temperature> instead of the
     eps; the hex alone identifies."""
-    how = f"eps{config.loss.eps + 0.0:g}"  # -0.0 as 0
-    if isinstance(config.loss, DistillationConfig):
-        how = f"T{config.loss.temperature:g}"
-    return f"{data_name}-{config.model.name}-{how}-seed{config.seed}-{digest(fields)}"
+    values = {name: value for name, _, value in walk(config)}
+    return name_of(values, data_name, fields)
+
+
+def name_of(values: dict[str, Any], data_name: str, fields: Science) -> str:
+    """As `run_name`, of a config as dotted key to value."""
+    how = f"eps{values['loss.eps'] + 0.0:g}"  # -0.0 as 0
+    if "loss.temperature" in values:
+        how = f"T{values['loss.temperature']:g}"
+    return f"{data_name}-{values['model.name']}-{how}-seed{values['seed']}-{digest(fields)}"
+
+
+def looks_like_a_name(name: str) -> bool:
+    """Whether it could be a run's.
+
+    >>> looks_like_a_name("digits-mlp-eps0.1-seed0-74b4c5308e44"), looks_like_a_name("notes")
+    (True, False)
+    """
+    return re.search(r"-seed\d+-[0-9a-f]{12}$", name) is not None
 
 
 def _neutral(value: Any, item: dataclasses.Field) -> bool:

@@ -156,7 +156,7 @@ def test_a_folder_under_the_name_of_another_run_is_told_and_not_mended(
     assert f"{run.name}/metrics.json: of another run" in capsys.readouterr().err
     assert main(["runs", "repair", "--yes"]) == 1
     out, err = capsys.readouterr()
-    assert "of another run" in out
+    assert "a copy of" in out
     assert f"`lsexp runs rm {run.name}`" in err
 
 

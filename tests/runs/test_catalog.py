@@ -16,6 +16,7 @@ from lsexp.cli import main
 from lsexp.errors import UserError
 from lsexp.runs import claims, command, store
 from lsexp.runs.catalog import read_run, read_runs
+from lsexp.runs.identity import digest
 from lsexp.runs.store import aside_of
 
 
@@ -310,10 +311,15 @@ def test_a_thousand_runs_are_listed_quickly(runs, tmp_path):
     many.mkdir()
     sources = [path for path in sorted(runs.iterdir()) if (path / "metrics.json").exists()]
     for number in range(1000):
-        target = many / f"{sources[number % 4].name[:-12]}{number:012x}"
+        source = sources[number % 4]
+        metrics = json.loads((source / "metrics.json").read_text())
+        metrics["identity"]["seed"] = number
+        target = many / f"{source.name[:-12]}{digest(metrics['identity'])}"
         target.mkdir()
-        for file in sources[number % 4].iterdir():
-            os.link(file, target / file.name)
+        for file in source.iterdir():
+            if file.name != "metrics.json":
+                os.link(file, target / file.name)
+        (target / "metrics.json").write_text(json.dumps(store.sealed(metrics)))
     for _ in range(3):  # once is enough; the machine may be busy
         start = time.perf_counter()
         command = [sys.executable, "-m", "lsexp.cli", "runs", f"runs_dir={many}"]
@@ -339,18 +345,72 @@ def test_metrics_that_nest_too_deeply_are_damage(capsys, runs):
     assert out[1].startswith(path.parent.name)
 
 
-def test_a_folder_that_nobody_lets_us_look_into_is_no_run(runs, monkeypatch):
-    exists, stat = os.path.exists, Path.stat
+def closed(monkeypatch, part):
+    """Nobody lets us look into folders with `part` in their names; a test may be run by root."""
+    exists, access, open_, stat = os.path.exists, os.access, os.open, Path.stat
 
-    def refused(path, *arguments, **keywords):
-        if "somebody" in str(path):
-            raise PermissionError(13, "Permission denied", str(path))
-        return stat(path, *arguments, **keywords)
+    def refuse(call):
+        def refused(path, *arguments, **keywords):
+            if part in str(path).rpartition("/")[0]:
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *arguments, **keywords)
 
+        return refused
+
+    monkeypatch.setattr(Path, "stat", refuse(stat))
+    monkeypatch.setattr(os, "open", refuse(open_))
+    monkeypatch.setattr(os.path, "exists", lambda at: part not in str(at) and exists(at))
+    monkeypatch.setattr(os, "access", lambda at, how: part not in str(at) and access(at, how))
+
+
+def test_a_folder_that_nobody_lets_us_look_into_is_a_run_by_its_name(capsys, runs, monkeypatch):
     (runs / "somebody-elses").mkdir()
-    monkeypatch.setattr(Path, "stat", refused)
-    monkeypatch.setattr(os.path, "exists", lambda at: "somebody" not in str(at) and exists(at))
+    folder = next(runs.glob("*eps0.1-seed1-*"))
+    with monkeypatch.context() as patch:
+        closed(patch, "somebody-elses")
+        assert len(read_runs(str(runs))) == 5
+    closed(monkeypatch, folder.name)
+    assert [one.status for one in read_runs(str(runs)) if one.name == folder.name] == ["damaged"]
+    code, out, err = run(capsys, "repair", "--yes", f"runs_dir={runs}")
+    assert code == 1
+    assert "closed to you" in out[1]
+    assert f"chmod u+rwx {folder}" in err
+
+
+def test_a_link_that_calls_a_run_otherwise_is_no_second_run(runs):
+    folder = next(runs.glob("*eps0.1-seed1-*"))
+    (runs / "latest").symlink_to(folder)
     assert len(read_runs(str(runs))) == 5
+    elsewhere = runs.parent / "elsewhere"
+    elsewhere.mkdir()
+    folder.rename(elsewhere / folder.name)
+    folder.symlink_to(elsewhere / folder.name)
+    assert [one.status for one in read_runs(str(runs), [folder.name])] == ["finished"]
+
+
+def test_a_copy_is_no_second_run_and_one_that_was_renamed_gets_its_name_back(capsys, runs):
+    folder = next(runs.glob("*eps0.1-seed1-*"))
+    copy = runs / "best"
+    shutil.copytree(folder, copy)
+    assert [one.status for one in read_runs(str(runs), ["best"])] == ["damaged"]
+    table = lsexp.load_runs(str(runs), "status=finished")
+    assert "best" not in set(table.name)
+    code, out, err = run(capsys, "repair", "--yes", f"runs_dir={runs}")
+    assert code == 1
+    assert f"a copy of {folder.name}" in out[1]
+    assert f"lsexp runs rm best runs_dir={runs}" in err
+    shutil.rmtree(folder)
+    code, out, _ = run(capsys, "repair", "--yes", f"runs_dir={runs}")
+    assert (code, out[-1]) == (0, "mended 1 run")
+    assert not copy.exists()
+    assert read_run(folder).status == "finished"
+    (folder / "metrics.json").unlink()
+    for name in ("model.safetensors", "outputs.safetensors"):
+        (folder / name).unlink()
+    folder.rename(copy)  # one that is not finished: whatever made it begins another
+    code, out, _ = run(capsys, "repair", "--dry-run", f"runs_dir={runs}")
+    assert code == 1
+    assert f"of another run ({folder.name[-12:]}), and not finished" in out[1]
 
 
 def test_metrics_that_cannot_be_read_are_damage_by_name(runs, monkeypatch):
