@@ -157,7 +157,7 @@ def test_a_folder_under_the_name_of_another_run_is_told_and_not_mended(
     assert main(["runs", "repair", "--yes"]) == 1
     out, err = capsys.readouterr()
     assert "a copy of" in out
-    assert f"`lsexp runs rm {run.name}`" in err
+    assert f"lsexp runs rm {run.name}" in err
 
 
 def test_a_sweep_trains_again_what_has_lost_its_metrics(whole, tmp_path, monkeypatch):
