@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from lsexp.config import SweepConfig, TorchvisionConfig
 from lsexp.errors import UserError
 from lsexp.launch.hands import Hands, hands_for, members_of
 from lsexp.launch.local import execute
+from lsexp.sweep.manifest import Manifest
 
 WORDS = ["budget=smoke", "artifacts.tensorboard=false", "workers=2"]
 ONE = [*WORDS[:-1], "workers=1"]
@@ -89,6 +91,24 @@ def test_it_says_before_what_is_to_do(swept):
     assert "6 runs: 0 finished, 6 to do, about " in err
     assert "with 2 workers" in err
     assert "threads=1" in err
+
+
+def test_what_is_finished_is_drawn_of_a_folder_that_cannot_be_written(swept, capsys, monkeypatch):
+    def refused(self, runs_dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "scratch")
+
+    monkeypatch.chdir(swept[0])
+    monkeypatch.setattr(Manifest, "write", refused)
+    for eps, told in (
+        ("0,0.1", ""),
+        ("0", "Read-only file system; nothing is lost, but `lsexp pl"),
+    ):
+        assert main(["sweep", "eps", *WORDS, f"eps={eps}", "seeds=3", "out_dir=ro"]) == 0
+        assert told in capsys.readouterr().err
+    assert main(["sweep", "eps", *WORDS, "eps=0,0.1", "seeds=4", "out_dir=ro"]) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("lsexp: runs_dir=runs: Read-only file system (runs/.sweeps/eps-")
+    assert last.endswith("runs_dir=FOLDER or LSEXP_RUNS_DIR")
 
 
 def test_runs_of_a_sweep_have_one_thread_whatever_the_recipe_says_of_threads(

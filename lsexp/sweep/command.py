@@ -6,11 +6,12 @@ import contextlib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from lsexp import compose, studies
 from lsexp.config import SlurmConfig
-from lsexp.errors import UserError
+from lsexp.errors import NOT_OURS, UserError
 from lsexp.launch.hands import Hands, hands_for
 from lsexp.runs.store import runs_folder
 from lsexp.studies import Result
@@ -152,7 +153,7 @@ def carry_out(
             job.manifest(planned, output.words) for job, planned in zip(jobs, rows, strict=True)
         ]
         for manifest in manifests:
-            manifest.write(runs_dir)
+            _note(manifest, runs_dir, needed=bool(left.todo))
         for plan in left.done:
             clear_aside(plan)
         errors, stopped = left.errors, ""
@@ -215,6 +216,31 @@ def carry_out(
             exit_code=1,
         )
     return 0
+
+
+def _note(manifest: Manifest, runs_dir: Path, *, needed: bool) -> None:
+    """Write down what was swept; where nothing is left to do, a folder that is read-only will do.
+
+    Raises:
+        UserError: it cannot be written, and that is `needed`.
+    """
+    try:
+        manifest.write(runs_dir)
+    except OSError as error:
+        path = manifest.path(runs_dir)
+        if error.errno not in NOT_OURS:
+            raise
+        if needed:
+            raise UserError(
+                f"runs_dir={runs_dir}: {error.strerror} ({path}); name a folder that can be "
+                f"written: runs_dir=FOLDER or LSEXP_RUNS_DIR",
+                exit_code=1,
+            ) from error
+        if not path.is_file():
+            say(
+                f"{path}: {error.strerror}; nothing is lost, but `lsexp plot {manifest.study}` "
+                f"without words does not know of this sweep"
+            )
 
 
 def _damaged(found: Sequence[Found]) -> int:

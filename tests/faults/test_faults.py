@@ -177,6 +177,8 @@ def test_a_folder_that_is_read_only(scene, disk, happened):
     remount(cwd, "rw")
     of.check(cwd)
     remount(cwd, "ro")
+    done = of.run(cwd)
+    assert done.returncode == 0, done.stderr
     done = lsexp("plot", "eps", cwd=cwd, env=ENV)  # needs nothing of it
     assert done.returncode == 0, done.stderr
     of.compare(cwd)
