@@ -10,6 +10,7 @@ Shape letters: N examples, D features, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -334,12 +335,17 @@ def read_logits(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     Raises:
         UserError: no such file, or an array that is missing or not of this kind.
     """
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise UserError(f"logits={path}: is no .npz file", exit_code=1)
+    if path.exists() and not path.is_file():
+        raise UserError(f"logits={path}: is no file", exit_code=1)
     from lsexp.data.imagefolder import available_memory
 
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with contextlib.ExitStack() as stack:
+            opened = stack.enter_context(path.open("rb"))
+            if not zipfile.is_zipfile(opened):
+                raise UserError(f"logits={path}: is no .npz file", exit_code=1)
+            opened.seek(0)
+            file = stack.enter_context(np.load(opened, allow_pickle=False))
             there = available_memory()
             whole = sum(one.file_size for one in file.zip.infolist())
             if there is not None and whole > there:
@@ -359,8 +365,10 @@ def read_logits(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     names = {"val": ("val_", ""), "test": ("test_",)}
     found = {}
     for split, prefixes in names.items():
-        prefix = next((p for p in prefixes if f"{p}logits" in arrays), None)
-        if prefix is not None:
+        here = [prefix for prefix in prefixes if f"{prefix}logits" in arrays]
+        if len(here) > 1:
+            raise UserError(f"logits={path}: has both {here[0]}logits and logits; which are val's?")
+        for prefix in here:
             if f"{prefix}labels" not in arrays:
                 raise UserError(f"logits={path}: has {prefix}logits but no {prefix}labels")
             pair = arrays[f"{prefix}logits"], arrays[f"{prefix}labels"]

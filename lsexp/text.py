@@ -57,6 +57,17 @@ def plural(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
+def rounded(value: float, digits: int) -> str:
+    """A number with so many digits behind the point; with three in all where these would be a long
+    line, or none.
+
+    >>> rounded(3.14159, 2), rounded(1.34e30, 2), rounded(0.00123, 2), rounded(1e-17, 2)
+    ('3.14', '1.34e+30', '0.00123', '0.00')
+    """
+    readable = abs(value) < 1e-12 or 10**-digits <= abs(value) < 1e6
+    return f"{value:.{digits}f}" if readable else f"{value:.3g}"
+
+
 def duration(seconds: float) -> str:
     """A time as people say it.
 

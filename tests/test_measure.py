@@ -1,7 +1,9 @@
 """Measuring finished runs: against the recorded outputs, the head's arithmetic, damage, changes."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -317,6 +319,7 @@ def write(path, **arrays):
 
 LOGITS = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 LABELS = np.arange(12) % 3
+VAL = {"logits": LOGITS, "labels": LABELS}
 
 
 def test_logits_of_others_by_either_spelling(tmp_path):
@@ -336,6 +339,10 @@ def test_logits_of_others_by_either_spelling(tmp_path):
         ({}, "it holds nothing"),
         ({"scores": LOGITS}, "must hold val_logits and val_labels.* it holds scores"),
         ({"val_logits": LOGITS}, "has val_logits but no val_labels"),
+        (
+            {f"{part}{name}": of for part in ("", "val_") for name, of in VAL.items()},
+            "has both val_logits and logits",
+        ),
         ({"logits": LOGITS[0], "labels": LABELS}, r"must be floating-point \[N, K\]"),
         ({"logits": LABELS[:, None], "labels": LABELS}, r"must be floating-point \[N, K\]"),
         ({"logits": LOGITS[:, :1], "labels": LABELS}, r"must be floating-point \[N, K\]"),
@@ -357,10 +364,35 @@ def test_logits_of_others_that_are_none(tmp_path, arrays, message):
         measure.read_logits(write(tmp_path / "a.npz", **arrays))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 no zip", b"logits"])
-def test_a_file_that_is_none(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"", "is no .npz file"),
+        (b"PK\x03\x04 no zip", "is no .npz file"),
+        (b"logits", "is no .npz file"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path, content, message):
     path = tmp_path / "a.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"logits=.*a\.npz: "):
+    with pytest.raises(UserError, match=rf"logits=.*a\.npz: {message}"):
+        measure.read_logits(path)
+
+
+def test_what_is_no_file_or_not_ours_to_read_says_so(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.npz")  # nobody writes into it
+    for name in ("pipe.npz", "."):
+        with pytest.raises(UserError, match="is no file"):
+            measure.read_logits(tmp_path / name)
+    path, opened = write(tmp_path / "a.npz", logits=LOGITS, labels=LABELS), Path.open
+
+    def refused(self, *how):
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(self, *how)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match=r"a\.npz: Permission denied"):
         measure.read_logits(path)

@@ -49,6 +49,7 @@ from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError, unknown
 from lsexp.measure import Question
 from lsexp.runs.catalog import Entry, load_outputs
+from lsexp.text import rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -210,9 +211,9 @@ def mean_cell(values: Sequence[float | None], digits: int) -> str:
     if not found:
         return ""
     interval = over_seeds(np.array(found))
-    text = f"{interval.value:.{digits}f}"
+    text = rounded(interval.value, digits)
     if interval.low is not None and interval.high is not None:
-        text += f" +- {(interval.high - interval.low) / 2:.{digits}f}"
+        text += f" +- {rounded((interval.high - interval.low) / 2, digits)}"
     return text if len(found) == len(values) else f"{text} ({len(found)})"
 
 

@@ -337,6 +337,8 @@ def _plot_file(study: str, module: Any, output: Output, words: list[str]) -> int
     """A study of somebody else's logits: `logits=FILE`, beside keys that choose no runs."""
     typed, others = taken(words, ("logits",))
     file = typed["logits"]
+    if not file:
+        raise UserError("logits= must name a file")
     if not hasattr(module, "analyze_file"):
         others = [n for n in studies.names() if hasattr(studies.study(n, ""), "analyze_file")]
         raise UserError(f"logits={file}: goes with {' or '.join(others)}, not {study}")

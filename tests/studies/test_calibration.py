@@ -470,3 +470,20 @@ def test_odd_names_are_shown_as_they_are(tmp_path, name):
     np.savez(tmp_path / f"{name}.npz", logits=logits, labels=labels)
     figures = drawn(calibration.analyze_file(Config(), tmp_path / f"{name}.npz"))
     assert len(figures["temperatures"].axes[0].get_legend().get_texts()) == 1
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e9])
+def test_logits_in_other_units_have_their_temperature_in_these_and_readable(tmp_path, scale):
+    logits, labels = logits_of(2.0)
+    for name, factor in (("own", 1.0), ("other", scale)):
+        np.savez(tmp_path / f"{name}.npz", logits=factor * logits, labels=labels)
+    own, other = (
+        calibration.analyze_file(Config(), tmp_path / f"{name}.npz") for name in ("own", "other")
+    )
+    place = own.summary[0].index("T")
+    temperatures = [float(result.summary[1][place]) for result in (own, other)]
+    assert temperatures[1] == pytest.approx(scale * temperatures[0], rel=0.02)
+    assert max(map(len, other.summary[1])) < 12
+    at = own.summary[0].index("ECE at T")
+    assert other.summary[1][at] == own.summary[1][at]
+    drawn(other)
