@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -15,6 +16,36 @@ from lsexp.text import duration, plural, say
 from lsexp.training.history import EpochRow
 
 LINE_SECONDS = 10.0
+PACE_SECONDS = 300.0
+"""Over so long the speed is taken that says how long the rest takes: machines have slow times."""
+SURE_SECONDS = 3.0
+
+
+class Pace:
+    """How fast steps went lately."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, float]] = deque()
+
+    def left(self, steps: float) -> str:
+        """How long so many steps that are left will take, for people; "" while nobody can know.
+
+        The clock runs from the first call on, when something has been made: what a process needs
+        to start is no measure of its steps.
+        """
+        now, marks = time.monotonic(), self._marks
+        if not marks or now - marks[-1][0] >= 1:
+            marks.append((now, steps))
+        while len(marks) > 2 and now - marks[1][0] >= PACE_SECONDS:
+            marks.popleft()
+        then, before = marks[0]
+        if before <= steps or now - then < SURE_SECONDS:
+            return ""
+        return duration((now - then) / (before - steps) * steps)
+
+    def without(self, steps: float) -> None:
+        """So many steps are left no more, though nobody has made them."""
+        self._marks = deque((when, before - steps) for when, before in self._marks)
 
 
 class Shown(Protocol):
@@ -34,6 +65,7 @@ class View:
         self.val = ""
         self._last_line = time.monotonic()
         self._speed = 0.0
+        self._pace = Pace()
         self._bar: Progress | None = None
         console = Console(stderr=True)
         if console.is_terminal:
@@ -61,12 +93,18 @@ class View:
             self._bar.stop()
 
     def look(self, step: int, loss: float, images_per_second: float, batch_size: int) -> None:
-        # Smoothed, so that the time left does not jump.
+        # Smoothed, so that it does not jump.
         self._speed = (
             0.8 * self._speed + 0.2 * images_per_second if self._speed else images_per_second
         )
-        left = duration((self.steps - step) * batch_size / max(self._speed, 1e-9))
-        words = f"{self._speed:,.0f} images/s  loss {loss:.4f}  {self.val}  {left} left"
+        left = self._pace.left(self.steps - step)
+        told = [
+            f"{self._speed:,.0f} images/s",
+            f"loss {loss:.4f}",
+            self.val,
+            left and f"{left} left",
+        ]
+        words = "  ".join(word for word in told if word)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=words)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
@@ -90,8 +128,8 @@ class SweepView:
         self._running: dict[int, str] = {}
         self._rows: dict[int, EpochRow] = {}
         self._val: dict[int, str] = {}
-        self._started: float | None = None
-        self._whole = sum(self.left)
+        self._pace = Pace()
+        self._begun = False
         self._last_line = time.monotonic()
         console = Console(stderr=True)
         self._live = Live(console=console, transient=True) if console.is_terminal else None
@@ -106,12 +144,11 @@ class SweepView:
             self._live.stop()
 
     def start(self, task: int) -> None:
-        self._started = self._started or time.monotonic()  # a job of a cluster may wait for long
         self._running[task] = "starting"
         self._show()
 
     def look(self, task: int, step: int, loss: float, images_per_second: float) -> None:
-        self.left[task] = self.steps[task] - step
+        self.left[task], self._begun = self.steps[task] - step, True
         row = self._rows.get(task)
         where = f"step {step:,} of {self.steps[task]:,}"
         if row is not None:
@@ -128,10 +165,11 @@ class SweepView:
     def end(self, task: int, outcome: Any) -> None:
         self._running.pop(task, None)
         if outcome is not None:
-            self.left[task] = 0
+            self.left[task], unmade = 0, self.left[task]
             self.ended += 1
             number = f"{self.ended}/{len(self.labels)}"
             if outcome.error is not None:
+                self._pace.without(unmade)
                 self.say(f"{number}  {self.labels[task]}  failed: {outcome.error}")
             else:
                 test = outcome.metrics["test"]
@@ -148,11 +186,9 @@ class SweepView:
             say(message)
 
     def _show(self) -> None:
-        now = time.monotonic()
-        left, elapsed = sum(self.left), now - (self._started or now)
-        made = self._whole - left
-        time_left = f", about {duration(elapsed * left / made)} left" if made > 0 else ""
-        head = f"{self.ended} of {plural(len(self.labels), 'run')} done{time_left}"
+        left = self._pace.left(sum(self.left)) if self._begun else ""
+        about = f", about {left} left" if left else ""
+        head = f"{self.ended} of {plural(len(self.labels), 'run')} done{about}"
         running = [
             f"{self.labels[task]}  {text}{self._val.get(task, '')}"
             for task, text in self._running.items()

@@ -49,7 +49,7 @@ from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError, unknown
 from lsexp.measure import Question
 from lsexp.runs.catalog import Entry, load_outputs
-from lsexp.text import rounded
+from lsexp.text import plural, rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -339,6 +339,26 @@ def choose_classes(typed: Sequence[str], data: str, classes: Sequence[str], coun
     return Chosen(tuple(found), tuple(names[k] for k in found))
 
 
+def check_images(chosen: Chosen, images: Mapping[str, Sequence[int]], fewest: int) -> None:
+    """Refuse classes of which a split has fewer images than a study needs.
+
+    Args:
+        images: split to how many it has of each class; a split without any is not looked at.
+
+    Raises:
+        UserError: naming the split and the class.
+    """
+    for split, counts in images.items():
+        for number, name in zip(chosen.numbers, chosen.names, strict=True):
+            if counts[number] < fewest and any(counts):
+                raise UserError(
+                    f"classes={','.join(chosen.names)}: {split} has "
+                    f"{plural(counts[number], 'image')} of class {name}, and {fewest} of each are "
+                    f"needed; choose other classes with classes=, or more images with "
+                    f"data.train_size= or another data.split="
+                )
+
+
 def data_and_classes(trained: Sequence[Trained]) -> tuple[str, list[str]]:
     """Name of the data set of these runs, and of its classes."""
     done = next(one for one in trained if one.finished)
@@ -350,7 +370,7 @@ def data_and_classes(trained: Sequence[Trained]) -> tuple[str, list[str]]:
 
 
 def check_lists(**lists: Sequence[float]) -> None:
-    """Refuse keys of a study that hold nothing, or something twice.
+    """Refuse keys of a study that hold nothing, or something twice (to six digits).
 
     Raises:
         UserError: naming the key.
@@ -358,9 +378,10 @@ def check_lists(**lists: Sequence[float]) -> None:
     for name, values in lists.items():
         if not values:
             raise UserError(f"{name}=[]: must hold at least one")
-        twice = [value for value in values if values.count(value) > 1]
+        shown = [f"{value:g}" for value in values]  # as names of runs and tables have it
+        twice = [text for text in shown if shown.count(text) > 1]
         if twice:
-            raise UserError(f"{name}={','.join(map(str, values))}: {twice[0]:g} is there twice")
+            raise UserError(f"{name}={','.join(map(str, values))}: {twice[0]} is there twice")
 
 
 def untested(claim: Claim, paper: float | None, because: str) -> Finding:

@@ -35,6 +35,7 @@ from lsexp.studies import (
     Row,
     Run,
     Trained,
+    check_images,
     choose_classes,
     data_and_classes,
     decide,
@@ -221,14 +222,21 @@ def measured(keys: Row) -> bool:
     return students.is_teacher(keys)
 
 
-def check(study: Config, data: str, classes: Sequence[str], planned: TrainConfig) -> None:
-    """Refuse classes that the data have not, and images that always look alike: information is
-    then log N, whatever the network.
+def check(
+    study: Config,
+    data: str,
+    classes: Sequence[str],
+    planned: TrainConfig,
+    images: Mapping[str, Sequence[int]],
+) -> None:
+    """Refuse classes that the data have not, or too few images of, and images that always look
+    alike: information is then log N, whatever the network.
 
     Raises:
         UserError: naming the key.
     """
-    _chosen(study, data, classes)
+    chosen = _chosen(study, data, classes)
+    check_images(chosen, {"train": images["train"]}, 2)
     config = {name: value for name, _, value in walk(planned)}
     if augmented(config):
         return

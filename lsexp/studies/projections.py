@@ -6,7 +6,7 @@ Shape letters: S seeds, N examples, D features, E = D + 1, K classes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from lsexp.studies import (
     Result,
     Row,
     Trained,
+    check_images,
     choose_classes,
     data_and_classes,
     decide,
@@ -161,13 +162,19 @@ def drawn(eps: Sequence[float]) -> list[float]:
     return wanted if set(wanted) <= set(eps) else sorted({min(eps), max(eps)})
 
 
-def check(study: Config, data: str, classes: Sequence[str], _planned: TrainConfig) -> None:
-    """Refuse classes that the data have not, and a seed that is not of the study's.
+def check(
+    study: Config,
+    data: str,
+    classes: Sequence[str],
+    _planned: TrainConfig,
+    images: Mapping[str, Sequence[int]],
+) -> None:
+    """Refuse classes that the data have not, or no images of, and a seed that the study has not.
 
     Raises:
         UserError: naming the key.
     """
-    _chosen(study, data, classes)
+    check_images(_chosen(study, data, classes), images, 1)
     if study.shown_seed is not None and study.shown_seed not in study.seeds:
         raise UserError(
             f"shown_seed={study.shown_seed}: must be one of seeds: "

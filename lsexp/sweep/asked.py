@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from lsexp import compose, studies
 from lsexp.config import (
     DistillationConfig,
@@ -78,8 +80,12 @@ class Asked:
         """Refuse, before training, what the study could not draw."""
         if hasattr(module, "check"):
             plan = planned[0].plan
-            names = plan.dataset.arrays.classes
-            module.check(self.config.study, plan.dataset.name, names, plan.config)
+            names, labels = plan.dataset.arrays.classes, plan.dataset.arrays.train_labels
+            images = {
+                split: np.bincount(labels[getattr(plan.splits, split)], minlength=len(names))
+                for split in ("train", "val")
+            }
+            module.check(self.config.study, plan.dataset.name, names, plan.config, images)
 
     def part(self, planned: Sequence[Planned]) -> Part:
         named = [{"keys": run.keys, "name": plan.folder.path.name} for run, plan, _ in planned]

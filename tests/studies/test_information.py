@@ -20,6 +20,7 @@ STEPS = 400
 RNG = np.random.default_rng(0)
 SNAPSHOTS = 5
 NAMES = ["cat", "dog", "owl"]
+IMAGES = {"train": [2, 2, 1], "val": [0, 0, 0]}
 CHOSEN = Chosen((0, 1), ("cat", "dog"))
 
 
@@ -98,15 +99,24 @@ def test_runs_are_those_of_eps_with_snapshots():
 def test_images_must_be_augmented(augment):
     planned = TrainConfig(model=MLPConfig())
     with pytest.raises(UserError, match=r"augment: information needs .* augment\.shift=1"):
-        information.check(Config(), "mine", NAMES, planned)
+        information.check(Config(), "mine", NAMES, planned, IMAGES)
     planned = replace(planned, augment=AugmentConfig(**augment))
-    information.check(Config(), "mine", NAMES, planned)
+    information.check(Config(), "mine", NAMES, planned, IMAGES)
     planned = replace(planned, data=replace(planned.data, normalize="image"))
     if "brightness" in augment:
         with pytest.raises(UserError, match=r"data\.normalize=image: takes back"):
-            information.check(Config(), "mine", NAMES, planned)
+            information.check(Config(), "mine", NAMES, planned, IMAGES)
     else:
-        information.check(Config(), "mine", NAMES, planned)
+        information.check(Config(), "mine", NAMES, planned, IMAGES)
+
+
+def test_data_of_too_few_images_are_refused_before_training():
+    planned = TrainConfig(model=MLPConfig(), augment=AugmentConfig(shift=1))
+    told = (
+        r"classes=cat,owl: train has 1 image of class owl, and 2 of each are needed; .*train_size"
+    )
+    with pytest.raises(UserError, match=told):
+        information.check(Config(classes=["cat", "owl"]), "mine", NAMES, planned, IMAGES)
 
 
 def test_each_snapshot_is_asked_for_draws_and_meters():
@@ -129,7 +139,7 @@ def test_classes_are_the_papers_or_those_typed():
     one.entry.metrics["classes"] = ["airplane", "cat", "dog"]
     assert information.measurements(Config(), [one])[0].classes == (0, 2)
     with pytest.raises(UserError, match="must be two different classes"):
-        information.check(Config(classes=["owl"]), "mine", NAMES, TrainConfig())
+        information.check(Config(classes=["owl"]), "mine", NAMES, TrainConfig(), IMAGES)
 
 
 def test_the_curve_starts_at_nothing_and_ends_at_the_class():

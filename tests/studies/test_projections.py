@@ -13,6 +13,7 @@ from lsexp.studies import Trained, projections
 from lsexp.studies.projections import Config
 
 NAMES = ("airplane", "automobile", "bird", "cat")
+IMAGES = {"train": [1, 1, 1, 1], "val": [1, 1, 1, 0]}
 
 
 def network(noise, scale=1.0, examples=12, seed=0, held=2.0):
@@ -321,11 +322,20 @@ def test_runs_that_do_not_tell_their_classes_have_numbers(monkeypatch):
 
 
 def test_what_could_not_be_drawn_is_refused_before_training():
-    projections.check(Config(), "cifar10", NAMES, TrainConfig())
+    projections.check(Config(), "cifar10", NAMES, TrainConfig(), IMAGES)
     with pytest.raises(UserError, match="has no class dog"):
-        projections.check(Config(classes=["dog", "cat", "bird"]), "cifar10", NAMES, TrainConfig())
+        projections.check(
+            Config(classes=["dog", "cat", "bird"]), "cifar10", NAMES, TrainConfig(), IMAGES
+        )
+    classes = ["bird", "cat", "airplane"]
+    with pytest.raises(UserError, match="val has 0 images of class cat, and 1 of each are needed"):
+        projections.check(Config(classes=classes), "cifar10", NAMES, TrainConfig(), IMAGES)
+    alone = {**IMAGES, "val": [0, 0, 0, 0]}  # nothing is held out
+    projections.check(Config(classes=classes), "cifar10", NAMES, TrainConfig(), alone)
     with pytest.raises(UserError, match="shown_seed=9: must be one of seeds: 0, 1"):
-        projections.check(Config(seeds=[0, 1], shown_seed=9), "cifar10", NAMES, TrainConfig())
+        projections.check(
+            Config(seeds=[0, 1], shown_seed=9), "cifar10", NAMES, TrainConfig(), IMAGES
+        )
 
 
 def test_tsne_is_named_and_has_no_scale_and_no_templates():
