@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from lsexp.errors import printable
 from lsexp.files import replace_file
+from lsexp.text import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,6 +89,7 @@ def legend_below(
     look: Any = {"loc": "outside lower center", "fontsize": fontsize}
     for count in range(min(columns, len(wrapped)), 0, -1):
         legend = figure.legend(handles, wrapped, ncols=count, **look)
+        _find_fonts(figure)
         if count == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
             return
         legend.remove()
@@ -120,6 +123,39 @@ def series_style(number: int) -> dict[str, Any]:
     }
 
 
+def _find_fonts(figure: Figure) -> None:
+    """Give texts a font that has their characters, where ours has not: names of classes may be in
+    any script. Characters that no installed font has become their codes, which is said."""
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+    from matplotlib.text import Text
+
+    texts = [text for text in figure.findobj(Text) if not text.get_text().isascii()]
+    ours = get_font(findfont(FontProperties())).get_charmap() if texts else {}
+    lacking = {c for text in texts for c in text.get_text() if ord(c) not in ours and c != "\n"}
+    families: list[str] = []
+    left = set(lacking)
+    for font in fontManager.ttflist if left else []:
+        if "Last Resort" not in font.name and left:  # which has boxes for all
+            has = {c for c in left if ord(c) in get_font(font.fname).get_charmap()}
+            families += [font.name] * bool(has)
+            left -= has
+    for text in texts:
+        if lacking & set(text.get_text()):
+            text.set_fontfamily([*text.get_fontfamily(), *families])
+            text.set_text(text.get_text().translate({ord(c): f"U+{ord(c):X}" for c in left}))
+    if left:
+        _tell_of_codes("".join(sorted(left)))
+
+
+@functools.cache
+def _tell_of_codes(characters: str) -> None:
+    """Once, however many figures have them."""
+    say(
+        f"no font here has {printable(characters)}: figures have their codes instead; an installed "
+        f"font with them (Noto's, say) is used"
+    )
+
+
 def write_figure(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
     """Write `path` with each ending; returns what was written."""
     import matplotlib as mpl
@@ -127,6 +163,7 @@ def write_figure(figure: Figure, path: Path, formats: Sequence[str]) -> list[Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     with mpl.rc_context(STYLE):
+        _find_fonts(figure)
         for ending in formats:
             target = path.with_suffix(f".{ending}")
             metadata = {"Date": None} if ending == "svg" else None

@@ -370,7 +370,7 @@ def data_and_classes(trained: Sequence[Trained]) -> tuple[str, list[str]]:
 
 
 def check_lists(**lists: Sequence[float]) -> None:
-    """Refuse keys of a study that hold nothing, or something twice (to six digits).
+    """Refuse keys of a study that hold nothing, or something twice (fractions: to six digits).
 
     Raises:
         UserError: naming the key.
@@ -378,7 +378,8 @@ def check_lists(**lists: Sequence[float]) -> None:
     for name, values in lists.items():
         if not values:
             raise UserError(f"{name}=[]: must hold at least one")
-        shown = [f"{value:g}" for value in values]  # as names of runs and tables have it
+        # As names of runs and tables have them.
+        shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
         twice = [text for text in shown if shown.count(text) > 1]
         if twice:
             raise UserError(f"{name}={','.join(map(str, values))}: {twice[0]} is there twice")

@@ -92,11 +92,16 @@ def test_runs_are_every_eps_with_every_seed_and_nothing_else_changes():
         (eps.Config(eps=[]), r"^eps=\[\]: must hold at least one"),
         (eps.Config(seeds=[]), r"^seeds=\[\]: must hold at least one"),
         (eps.Config(seeds=[1, 2, 1]), "^seeds=1,2,1: 1 is there twice"),
+        (eps.Config(eps=[0.3, 0.1 + 0.2]), r"^eps=0\.3,0\.30000000000000004: 0\.3 is there twice"),
     ],
 )
 def test_empty_lists_and_values_given_twice_are_refused(config, message):
     with pytest.raises(UserError, match=message):
         eps.runs(config, base())
+
+
+def test_numbers_that_are_alike_only_in_their_first_digits_are_two_seeds():
+    assert len(eps.runs(eps.Config(eps=[0.0], seeds=[10**6, 10**6 + 1]), base())) == 2
 
 
 def test_means_and_intervals_by_hand():

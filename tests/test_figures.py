@@ -1,0 +1,40 @@
+"""What every figure shares: fonts for any script."""
+
+import io
+import warnings
+
+from matplotlib import font_manager
+
+from lsexp import figures
+
+
+def saved(text):
+    """A title as it is written, and its fonts; warnings are errors."""
+    figure, [[axis]] = figures.grid(1, 1)
+    title = axis.set_title(text)
+    figures._find_fonts(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(io.BytesIO())
+    return title.get_text(), title.get_fontfamily()
+
+
+def test_characters_that_our_font_lacks_are_of_another_that_is_installed():
+    ours, other = (
+        set(font_manager.get_font(font_manager.findfont(name)).get_charmap())
+        for name in ("DejaVu Sans", "STIXGeneral")
+    )
+    word = f"a{chr(min(other - ours))}ß"
+    text, families = saved(word)
+    assert text == word
+    assert len(families) > 1
+    assert saved("abß") == ("abß", ["sans-serif"])
+
+
+def test_characters_that_no_font_has_are_codes_and_said_once(monkeypatch, capsys):
+    figures._tell_of_codes.cache_clear()
+    fonts = [one for one in font_manager.fontManager.ttflist if one.name == "DejaVu Sans"]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    for _ in range(2):
+        assert saved("猫 b")[0] == "U+732B b"
+    assert capsys.readouterr().err.count("no font here has 猫: ") == 1
