@@ -27,6 +27,7 @@ from lsexp.analysis.calibration import scores
 from lsexp.config import CustomConfig, DataConfig, TrainConfig, revived
 from lsexp.errors import UserError
 from lsexp.files import clear, replace_file, sha256_of
+from lsexp.processes import available_memory
 from lsexp.runs.catalog import load_outputs
 from lsexp.runs.store import Damaged, RunFolder, elsewhere, sealed, snapshot_of
 from lsexp.runs.tensors import packed, unpacked
@@ -337,8 +338,6 @@ def read_logits(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     if path.exists() and not path.is_file():
         raise UserError(f"logits={path}: is no file", exit_code=1)
-    from lsexp.data.imagefolder import available_memory
-
     try:
         with contextlib.ExitStack() as stack:
             opened = stack.enter_context(path.open("rb"))

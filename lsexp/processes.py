@@ -1,4 +1,5 @@
-"""Which process something is of, whether that still runs, and what stops this one."""
+"""Which process something is of, whether that still runs, what stops this one, and what memory it
+can have."""
 
 from __future__ import annotations
 
@@ -107,3 +108,26 @@ def caught_signals(*, raises: bool = False) -> Iterator[list[str]]:
         if raises or not caught:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def available_memory(system: Path = Path("/")) -> int | None:
+    """Bytes that can be had without swapping; None where `system` does not tell.
+
+    MemAvailable counts the page cache as free, which it is. Limits of this process's cgroup and
+    of those around it lower it, as in containers and under Slurm.
+    """
+    found = []
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        memory = (system / "proc/meminfo").read_text()
+        found.append(int(memory.partition("MemAvailable:")[2].split()[0]) * 1024)
+    top = system / "sys/fs/cgroup"
+    group = top
+    with contextlib.suppress(OSError):
+        for line in (system / "proc/self/cgroup").read_text().splitlines():
+            if line.startswith("0::/"):
+                group = top / line.removeprefix("0::/")
+    for folder in (group, *group.parents):
+        if folder.is_relative_to(top):
+            with contextlib.suppress(OSError, ValueError):  # "max": no limit
+                found.append(int((folder / "memory.max").read_text()))
+    return min(found, default=None)

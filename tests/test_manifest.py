@@ -8,7 +8,7 @@ from lsexp import studies
 from lsexp.report.content import manifests
 from lsexp.sweep.asked import ask
 from lsexp.sweep.command import Job, _on_the_newest
-from lsexp.sweep.manifest import Manifest, Part, newest_manifest
+from lsexp.sweep.manifest import Manifest, Part
 from lsexp.sweep.naming import name_of
 from lsexp.sweep.show import Output, completing
 
@@ -39,19 +39,6 @@ def test_other_views_of_the_same_runs_have_records_of_their_own(tmp_path):
     assert sorted(one.words for _, one in found) == [[], ["bins=30"]]
     [(_, of_kin)] = manifests(tmp_path, ["eps"], [])  # which has no views: one sweep
     assert len(of_kin.sweeps()) == 1
-
-
-def test_a_record_of_a_view_that_is_named_by_its_runs_alone_is_kept_and_counts_once(tmp_path):
-    usual, other = record("calibration"), record("calibration", ["bins=30"], bins=30)
-    old = usual.path(tmp_path)
-    other.write(tmp_path)
-    other.path(tmp_path).rename(old)
-    assert newest_manifest("calibration", tmp_path) == other
-    usual.write(tmp_path)
-    assert {*files(tmp_path)} == {old, other.path(tmp_path)}
-    other.path(tmp_path).rename(old)
-    other.write(tmp_path)
-    assert files(tmp_path) == [other.path(tmp_path)]
 
 
 def test_sweeps_of_which_no_run_is_left_are_no_part_of_a_report(tmp_path, capsys):

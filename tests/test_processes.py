@@ -69,3 +69,40 @@ def test_a_process_that_sleeps_is_here_until_it_is_gone():
         sleeper.wait()
     assert not is_here(process)
     assert is_gone(process)
+
+
+MEMINFO = b"MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:  2000 kB\nBuffers: 1 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"proc/meminfo": MEMINFO}, 2_048_000),
+        ({"proc/meminfo": b"MemTotal: 9000 kB\n"}, None),
+        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": b"max\n"}, 2_048_000),
+        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": b"500\n"}, 500),
+        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": b"3000000\n"}, 2_048_000),
+        (
+            {
+                "proc/meminfo": MEMINFO,
+                "proc/self/cgroup": b"1:cpu:/other\n0::/job/step\n",
+                "sys/fs/cgroup/job/step/memory.max": b"max\n",
+                "sys/fs/cgroup/job/memory.max": b"700\n",
+                "sys/fs/cgroup/other/memory.max": b"1\n",
+            },
+            700,
+        ),
+    ],
+    ids=["nothing", "plain", "old", "no limit", "limit", "high limit", "job"],
+)
+def test_memory_that_is_there(tmp_path, files, expected):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert processes.available_memory(tmp_path) == expected
+
+
+def test_memory_of_this_machine():
+    there = processes.available_memory()
+    assert there is None or there > 1_000_000

@@ -24,6 +24,7 @@ import numpy as np
 
 from lsexp.data.canonical import Arrays, Source
 from lsexp.errors import UserError, torchvision
+from lsexp.processes import available_memory
 from lsexp.text import plural, say, size
 
 LAYOUT = "train/<class>/ and test/<class>/ of images"
@@ -381,26 +382,3 @@ def _check_memory(num_images: int, image_size: int) -> None:
             f"{smaller}at most {there // each:,} images would fit",
             exit_code=1,
         )
-
-
-def available_memory(system: Path = Path("/")) -> int | None:
-    """Bytes that can be had without swapping; None where `system` does not tell.
-
-    MemAvailable counts the page cache as free, which it is. Limits of this process's cgroup and
-    of those around it lower it, as in containers and under Slurm.
-    """
-    found = []
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        memory = (system / "proc/meminfo").read_text()
-        found.append(int(memory.partition("MemAvailable:")[2].split()[0]) * 1024)
-    top = system / "sys/fs/cgroup"
-    group = top
-    with contextlib.suppress(OSError):
-        for line in (system / "proc/self/cgroup").read_text().splitlines():
-            if line.startswith("0::/"):
-                group = top / line.removeprefix("0::/")
-    for folder in (group, *group.parents):
-        if folder.is_relative_to(top):
-            with contextlib.suppress(OSError, ValueError):  # "max": no limit
-                found.append(int((folder / "memory.max").read_text()))
-    return min(found, default=None)

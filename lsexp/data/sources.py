@@ -35,6 +35,7 @@ from lsexp.data.download import fetch
 from lsexp.data.splits import stratified_order
 from lsexp.errors import UserError, torchvision
 from lsexp.files import clear, scratch_folder
+from lsexp.processes import available_memory
 from lsexp.text import size, user_path
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -435,7 +436,7 @@ def _check_memory(path: Path, packed: zipfile.ZipFile) -> None:
     needed = {name for key in (*KEYS, "classes") for name in (key, f"{key}.npy")}
     # The canonical order is made by a second copy.
     total = 2 * sum(one.file_size for one in packed.infolist() if one.filename in needed)
-    there = imagefolder.available_memory()
+    there = available_memory()
     if there is not None and total > there:
         raise UserError(
             f"{path}: its images take {size(total)} of memory to import, and {size(there)} is "

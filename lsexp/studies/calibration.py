@@ -371,7 +371,7 @@ def _published(name: str, row: PublishedECE) -> Iterator[Row]:
         yield {
             "source": f"{name}, {row.where}",
             "eps": eps,
-            "split": "test" if "on test" in row.where else "val",
+            "split": row.split,
             "temperature": which,
             "metric": metric,
             **dict.fromkeys(("value", "low", "high", "n", "interval")),
@@ -625,7 +625,7 @@ def _summary(
     split = _reported(reports[0])
     rows = [[split, "seeds", "T", *(title for _, _, title, _ in COLUMNS)]]
     for name, row in known.items():
-        on, seeds = ("val", "") if name == "paper" else (row.where.rpartition(" ")[2], "1")
+        on, seeds = row.split, "" if name == "paper" else "1"
         blank = [""] * (len(COLUMNS) - 2)
         hard = [f"{row.temperature:g}", f"{row.hard:.3f}", f"{row.scaled:.3f}"]
         who = f"paper, {row.where}" if name == "paper" else name

@@ -209,7 +209,7 @@ def _paper_rows(recipe: str) -> list[Row]:
         {
             "source": f"paper, {number.where}",
             "eps": eps,
-            "split": "val",
+            "split": number.split,
             "metric": "accuracy",
             "value": number.value,
             "low": None if number.spread is None else number.value - number.spread,
@@ -350,14 +350,13 @@ def _summary(
     rows = [header]
     for eps, number in PAPER_ACCURACY.get(recipe, {}).items():
         spread = "" if number.spread is None else f" +- {100 * number.spread:.1f}"
-        rows.append(
-            [f"{eps:g} paper", "", f"{100 * number.value:.1f}{spread} (val)", "", "", "", ""]
-        )
+        value = f"{100 * number.value:.1f}{spread} ({number.split})"
+        rows.append([f"{eps:g} paper", "", value, "", "", "", ""])
     for eps, number in REPRODUCTION_ACCURACY.get(recipe, {}).items():
         if eps in {cell.eps for cell in cells}:
             name = f"{eps:g} public reproduction"
-            on = number.where.rpartition(" ")[2]
-            rows.append([name, "1", f"{100 * number.value:.1f} ({on})", "", "", "", ""])
+            value = f"{100 * number.value:.1f} ({number.split})"
+            rows.append([name, "1", value, "", "", "", ""])
     for cell in cells:
         count = seeds_cell(trained, cell.eps)
         if not cell.seeds:

@@ -512,11 +512,12 @@ def _summary(recipe: str, estimates: Sequence[Row], trained: Sequence[Trained]) 
     for eps, number in PAPER_ACCURACY.get(recipe, {}).items():
         if eps in shown:
             spread = "" if number.spread is None else f" +- {100 * number.spread:.1f}"
-            rows.append([f"{eps:g} paper", "val", "", f"{100 * number.value:.1f}{spread}", *blank])
+            value = f"{100 * number.value:.1f}{spread}"
+            rows.append([f"{eps:g} paper", number.split, "", value, *blank])
     for eps, number in REPRODUCTION_ACCURACY.get(recipe, {}).items():
         if eps in shown:
-            name, split = f"{eps:g} public reproduction", number.where.rpartition(" ")[2]
-            rows.append([name, split, "1", f"{100 * number.value:.1f}", *blank])
+            name, value = f"{eps:g} public reproduction", f"{100 * number.value:.1f}"
+            rows.append([name, number.split, "1", value, *blank])
     for eps in shown:
         here = {row["split"] for row in estimates if row["eps"] == eps}
         for split in [s for s in SPLITS if s in here] or [""]:

@@ -60,10 +60,7 @@ class Manifest:
     def path(self, runs_dir: Path) -> Path:
         """Its file: other runs have another, and so has another view of the same runs."""
         view = unusual(studies.study(self.study, "").Config(**self.parts[0].keys))
-        return self._path(runs_dir, [view] if view else [])
-
-    def _path(self, runs_dir: Path, view: list[dict[str, Any]]) -> Path:
-        runs = [*(part.runs for part in self.parts), *view]
+        runs = [*(part.runs for part in self.parts), *([view] if view else [])]
         digest = hashlib.sha256(json.dumps(runs, sort_keys=True).encode()).hexdigest()
         return runs_dir / ".sweeps" / f"{self.study}-{digest[:12]}.json"
 
@@ -88,20 +85,9 @@ class Manifest:
         clear(path.parent)
         if path.is_dir():
             remove(path)
-        self._make_way(runs_dir)
         whole = asdict(self) | {"time": time.time()}
         del whole["of"], whole["apart"]
         replace_file(path, json.dumps({**whole, "seal": seal(whole)}, indent=1))
-
-    def _make_way(self, runs_dir: Path) -> None:
-        """Give a record of the same runs in another view its own file: once records were named by
-        their runs alone."""
-        old = self._path(runs_dir, [])
-        for _, other in _read(self.study, old) if old.is_file() else []:
-            own = other.path(runs_dir)
-            with contextlib.suppress(FileNotFoundError):  # another sweep did so at the same time
-                if own != old:
-                    old.unlink() if own.exists() else old.rename(own)
 
 
 def unusual(study: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from support import serving
 
 from lsexp.cli import main
 from lsexp.config import DataConfig
-from lsexp.data import download, imagefolder, load, sources
+from lsexp.data import download, load, sources
 from lsexp.data.imagefolder import class_name
 
 RNG = np.random.RandomState(0)
@@ -129,14 +129,14 @@ def test_what_would_fill_the_memory_is_refused_before_it_is_unpacked(tmp_path, t
     many = npy((400_000, 4, 5), content=bytes(8_000_000))
     path = packed(tmp_path / "own.npz", x_train=many, y_train=npy((400_000,), "<i8"))
     assert path.stat().st_size < 20_000
-    monkeypatch.setattr(imagefolder, "available_memory", lambda: 15_999_999)
+    monkeypatch.setattr(sources, "available_memory", lambda: 15_999_999)
     tracemalloc.start()
     line = told(path, code=1)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert f"{path}: its images take 16.0 MB of memory to import, and 16.0 MB is free" in line
     assert most < 4_000_000
-    monkeypatch.setattr(imagefolder, "available_memory", lambda: None)
+    monkeypatch.setattr(sources, "available_memory", lambda: None)
     assert "cannot be read" in told(path, code=2)  # for want of labels
 
 
@@ -146,7 +146,7 @@ def test_a_hundred_gigabytes_are_refused_by_what_the_file_says(tmp_path, told, m
     size = struct.pack("<I", 528)
     assert whole.count(size) >= 2  # once before the member, once in the table at the end
     path.write_bytes(whole.replace(size, struct.pack("<I", 4_000_000_000)))
-    monkeypatch.setattr(imagefolder, "available_memory", lambda: 7_000_000_000)
+    monkeypatch.setattr(sources, "available_memory", lambda: 7_000_000_000)
     assert "take 8.0 GB of memory to import, and 7.0 GB is free" in told(path, code=1)
 
 

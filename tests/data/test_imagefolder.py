@@ -662,40 +662,6 @@ def test_a_system_that_does_not_tell_is_trusted(pictures, monkeypatch):
     get(pictures)
 
 
-MEMINFO = b"MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:  2000 kB\nBuffers: 1 kB\n"
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, None),
-        ({"proc/meminfo": MEMINFO}, 2_048_000),
-        ({"proc/meminfo": b"MemTotal: 9000 kB\n"}, None),
-        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": b"max\n"}, 2_048_000),
-        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": b"500\n"}, 500),
-        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": b"3000000\n"}, 2_048_000),
-        (
-            {
-                "proc/meminfo": MEMINFO,
-                "proc/self/cgroup": b"1:cpu:/other\n0::/job/step\n",
-                "sys/fs/cgroup/job/step/memory.max": b"max\n",
-                "sys/fs/cgroup/job/memory.max": b"700\n",
-                "sys/fs/cgroup/other/memory.max": b"1\n",
-            },
-            700,
-        ),
-    ],
-    ids=["nothing", "plain", "old", "no limit", "limit", "high limit", "job"],
-)
-def test_memory_that_is_there(tmp_path, files, expected):
-    assert imagefolder.available_memory(write(tmp_path, files)) == expected
-
-
-def test_memory_of_this_machine():
-    there = imagefolder.available_memory()
-    assert there is None or there > 1_000_000
-
-
 # The commands.
 
 
