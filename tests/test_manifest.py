@@ -8,7 +8,7 @@ from lsexp import studies
 from lsexp.report.content import manifests
 from lsexp.sweep.asked import ask
 from lsexp.sweep.command import Job, _on_the_newest
-from lsexp.sweep.manifest import Manifest, Part
+from lsexp.sweep.manifest import Manifest, Part, newest_with_runs
 from lsexp.sweep.naming import name_of
 from lsexp.sweep.show import Output, completing
 
@@ -52,6 +52,18 @@ def test_sweeps_of_which_no_run_is_left_are_no_part_of_a_report(tmp_path, capsys
     (tmp_path / "y").mkdir()  # some of its runs are missing, which a report tells
     [(_, found)] = manifests(tmp_path, ["eps"], [])
     assert found.names() == {"a", "x", "y", "z"}
+
+
+def test_a_plot_without_words_is_of_the_newest_sweep_that_has_a_run_left(tmp_path):
+    module = studies.study("eps", "")
+    assert newest_with_runs("eps", module, tmp_path) is None
+    for words, names in ((["seeds=1"], ["a"]), (["seeds=2"], ["x", "y"])):
+        record("eps", words, names).write(tmp_path)
+    assert newest_with_runs("eps", module, tmp_path).words == ["seeds=2"]  # nothing is left
+    (tmp_path / "a").mkdir()
+    assert newest_with_runs("eps", module, tmp_path).words == ["seeds=1"]
+    (tmp_path / "y").mkdir()
+    assert newest_with_runs("eps", module, tmp_path).words == ["seeds=2"]
 
 
 @pytest.mark.parametrize(

@@ -231,18 +231,21 @@ def _whole(study: str, manifest: Manifest) -> bool:
 
 
 def newest_with_runs(study: str, module: Any, runs_dir: Path) -> Manifest | None:
-    """The latest sweep of a study, else of another that trains the same runs, as this study's."""
-    found = newest_manifest(study, runs_dir)
-    return (
-        found
-        or max(_of_kin(study, module, runs_dir), key=lambda pair: pair[0], default=(0.0, None))[1]
-    )
+    """The latest sweep of a study, else of another that trains the same runs, as this study's; one
+    whose runs have all been removed only where no other is left."""
+    found = _latest_first(_manifests(study, runs_dir))
+    found += _latest_first(_of_kin(study, module, runs_dir))
+    left = (one for one in found if any((runs_dir / name).is_dir() for name in one.names()))
+    return next(left, found[0] if found else None)
 
 
 def all_with_runs(study: str, module: Any, runs_dir: Path) -> list[Manifest]:
     """Sweeps of a study, and of others that train the same runs, the latest first."""
-    both = [*_manifests(study, runs_dir), *_of_kin(study, module, runs_dir)]
-    return [manifest for _, manifest in sorted(both, key=lambda pair: pair[0], reverse=True)]
+    return _latest_first([*_manifests(study, runs_dir), *_of_kin(study, module, runs_dir)])
+
+
+def _latest_first(found: Sequence[tuple[float, Manifest]]) -> list[Manifest]:
+    return [manifest for _, manifest in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
 def _of_kin(study: str, module: Any, runs_dir: Path) -> list[tuple[float, Manifest]]:
