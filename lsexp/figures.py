@@ -5,6 +5,7 @@ Colours tell apart without colour vision (Okabe and Ito); series differ in line 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
@@ -125,35 +126,48 @@ def series_style(number: int) -> dict[str, Any]:
 
 def _find_fonts(figure: Figure) -> None:
     """Give texts a font that has their characters, where ours has not: names of classes may be in
-    any script. Characters that no installed font has become their codes, which is said."""
-    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+    any script. Characters that no installed font has become their codes, which is said. Not of
+    labels of ticks, which are written anew when they are drawn."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
     from matplotlib.text import Text
 
     texts = [text for text in figure.findobj(Text) if not text.get_text().isascii()]
     ours = get_font(findfont(FontProperties())).get_charmap() if texts else {}
     lacking = {c for text in texts for c in text.get_text() if ord(c) not in ours and c != "\n"}
-    families: list[str] = []
-    left = set(lacking)
-    for font in fontManager.ttflist if left else []:
-        if "Last Resort" not in font.name and left:  # which has boxes for all
-            has = {c for c in left if ord(c) in get_font(font.fname).get_charmap()}
-            families += [font.name] * bool(has)
-            left -= has
+    if not lacking:
+        return
+    families, left = _families_with("".join(sorted(lacking)))
     for text in texts:
         if lacking & set(text.get_text()):
             text.set_fontfamily([*text.get_fontfamily(), *families])
             text.set_text(text.get_text().translate({ord(c): f"U+{ord(c):X}" for c in left}))
-    if left:
-        _tell_of_codes("".join(sorted(left)))
+
+
+USUAL = ("normal", "400")
+"""Style and weight of a font that is neither slanted nor bold."""
 
 
 @functools.cache
-def _tell_of_codes(characters: str) -> None:
-    """Once, however many figures have them."""
-    say(
-        f"no font here has {printable(characters)}: figures have their codes instead; an installed "
-        f"font with them (Noto's, say) is used"
-    )
+def _families_with(characters: str) -> tuple[list[str], str]:
+    """Installed fonts that have these between them, and those that none has, which are told."""
+    from matplotlib.font_manager import fontManager, get_font
+
+    families: list[str] = []
+    left = set(characters)
+    usual_first = sorted(fontManager.ttflist, key=lambda f: (f.style, str(f.weight)) != USUAL)
+    for font in usual_first:
+        if left and "Last Resort" not in font.name:  # which has boxes for all
+            has: set[str] = set()
+            with contextlib.suppress(OSError, RuntimeError):  # gone since they were listed
+                has = {c for c in left if ord(c) in get_font(font.fname).get_charmap()}
+            families += [font.name] * bool(has)
+            left -= has
+    if left:
+        say(
+            f"no font here has {printable(''.join(sorted(left)))}: figures have their codes "
+            f"instead; an installed font with them (Noto's, say) is used"
+        )
+    return families, "".join(left)
 
 
 def write_figure(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:

@@ -336,9 +336,9 @@ def read_logits(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     Raises:
         UserError: no such file, or an array that is missing or not of this kind.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"logits={path}: is no file", exit_code=1)
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"logits={path}: is no file", exit_code=1)
         with contextlib.ExitStack() as stack:
             opened = stack.enter_context(path.open("rb"))
             if not zipfile.is_zipfile(opened):

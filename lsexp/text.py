@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -58,14 +59,21 @@ def plural(count: int, what: str) -> str:
 
 
 def rounded(value: float, digits: int) -> str:
-    """A number with so many digits behind the point; with three in all where these would be a long
-    line, or none.
+    """A number with so many digits behind the point; three in all where it would be a long line.
 
-    >>> rounded(3.14159, 2), rounded(1.34e30, 2), rounded(0.00123, 2), rounded(1e-17, 2)
-    ('3.14', '1.34e+30', '0.00123', '0.00')
+    >>> rounded(3.14159, 2), rounded(1.34e30, 2)
+    ('3.14', '1.34e+30')
     """
-    readable = abs(value) < 1e-12 or 10**-digits <= abs(value) < 1e6
-    return f"{value:.{digits}f}" if readable else f"{value:.3g}"
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
+def places(value: float, least: int) -> int:
+    """Digits behind the point that show three of a positive value's, at most 9.
+
+    >>> places(3.14, 2), places(0.00123, 2)
+    (2, 5)
+    """
+    return least if value >= 0.1 else min(9, 2 - math.floor(math.log10(max(value, 1e-9))))
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from dataclasses import replace
 
 from matplotlib import font_manager
 
@@ -32,8 +33,9 @@ def test_characters_that_our_font_lacks_are_of_another_that_is_installed():
 
 
 def test_characters_that_no_font_has_are_codes_and_said_once(monkeypatch, capsys):
-    figures._tell_of_codes.cache_clear()
+    figures._families_with.cache_clear()
     fonts = [one for one in font_manager.fontManager.ttflist if one.name == "DejaVu Sans"]
+    fonts.append(replace(fonts[0], fname="gone.ttf", name="Gone"))
     monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
     for _ in range(2):
         assert saved("猫 b")[0] == "U+732B b"

@@ -347,8 +347,13 @@ def _train(plan: Plan, claim: Claim, env: Environment, how: _How) -> None:
         folder.fail(claim, record, keep_checkpoint=False)  # it would diverge again
         raise UserError(message, exit_code=1) from error
     except NetworkError as error:  # raised by code of the user's
-        record = failure(plan, error.cause, network=str(error))
-        folder.fail(claim, record, keep_checkpoint=True)
+        cause = error.__cause__
+        assert isinstance(cause, Exception)
+        lost = _lost(plan.device, cause)
+        if lost is not None:
+            claim.release()
+            raise lost from error
+        folder.fail(claim, failure(plan, cause, network=str(error)), keep_checkpoint=True)
         raise UserError(
             f"{folder.path}: {error}; its failure.json has the traceback, retry_failed=true tries "
             f"again",

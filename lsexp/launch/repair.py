@@ -9,9 +9,10 @@ trained by; on the same kind of machine it ends in the same weights.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lsexp import compose
 from lsexp.config import ArtifactsConfig, check_fields, revived
@@ -44,14 +45,22 @@ HOW = ("device", "threads", "resume", "data_dir")
 """Keys that do not select runs here but say how they are made again."""
 
 
+class Misplaced(NamedTuple):
+    """What is wrong with a folder, and what mends it: a person, unless there is a `name` that it is
+    to be given back."""
+
+    what: str
+    remedy: str
+    name: str | None = None
+
+
 @dataclass
 class Damage:
     """What is wrong with a run: file to what, by what mends it.
 
     results: files of the run itself; snapshots; measured: what is measured again when asked for;
     others: of a run that is not finished, which its own command makes again.
-    folder: of the folder as a whole: what is wrong, and what mends it, which a person does where
-    there is no `name` that it is to be given back.
+    folder: of the folder as a whole.
     """
 
     entry: Entry
@@ -59,8 +68,7 @@ class Damage:
     snapshots: dict[str, str] = field(default_factory=dict)
     measured: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
-    folder: tuple[str, str] | None = None
-    name: str | None = None
+    folder: Misplaced | None = None
 
     def outputs_alone(self) -> bool:
         """Whether the weights, and what tells of them, are whole."""
@@ -78,7 +86,7 @@ class Damage:
             (self.measured, "removed, and measured again when it is asked for"),
             (self.others, "removed; the command that made the run makes it again"),
         ]
-        folder = [[self.entry.name, ".", *self.folder]] if self.folder else []
+        folder = [[self.entry.name, ".", *self.folder[:2]]] if self.folder else []
         return folder + [
             [self.entry.name, name, what, remedy]
             for damaged, remedy in kinds
@@ -144,10 +152,11 @@ def inspect(entry: Entry) -> Damage:
     if entry.status == "running":
         return damage
     if is_closed(path):
-        damage.folder = "closed to you", f"opened by its owner: chmod u+rwx {path}"
+        remedy = f"opened by its owner: chmod u+rwx {shlex.quote(str(path))}"
+        damage.folder = Misplaced("closed to you", remedy)
         return damage
-    if (misnamed := _misnamed(path)) is not None:
-        damage.folder, damage.name = misnamed
+    damage.folder = _misnamed(path)
+    if damage.folder is not None:
         return damage
     metrics: dict[str, Any] = {}
     if (path / "metrics.json").exists():
@@ -170,26 +179,35 @@ def inspect(entry: Entry) -> Damage:
     return damage
 
 
-def _misnamed(path: Path) -> tuple[tuple[str, str], str | None] | None:
-    """Of a folder that was renamed, or is a copy: what is wrong and what mends it, and its own name
-    where that is free. None where it is that of the run that it is named after, or damaged."""
-    remove = f"removed: lsexp runs rm {path.name}{elsewhere(path.parent)}"
+def _misnamed(path: Path) -> Misplaced | None:
+    """Of a folder that was renamed, or is a copy; None where it has its own name, or is damaged."""
+    where = elsewhere(path.parent)
     try:
         config, identity = config_of(path)
         own = digest(identity)
-        if path.name.endswith(own):
-            return None
         if not (path / "metrics.json").exists():
-            return (f"of another run ({own}), and not finished", remove), None
+            if path.name.endswith(own):
+                return None
+            remedy = f"given a name that ends so, or removed: lsexp runs rm {path.name}{where}"
+            return Misplaced(f"of another run ({own}), and not finished", remedy)
         metrics = json_of(path / "metrics.json")
         if not whole(metrics) or digest(metrics["identity"]) != own:
             return None
         name = name_of(config, metrics["provenance"]["data"]["name"], identity)
     except (OSError, *UNREADABLE):
         return None
-    if path.with_name(name).exists():
-        return (f"a copy of {name}", remove), None
-    return (f"{name} under another name", "given its own"), name
+    if path.name == name:
+        return None
+    if not path.with_name(name).exists():
+        return Misplaced(f"{name} under another name", "given its own", name)
+    try:
+        RunFolder(path.with_name(name)).verified_metrics()
+    except Damaged:
+        remedy = f"given its own when there is room: lsexp runs rm {name}{where}"
+        return Misplaced(
+            f"{name} under another name, and a folder of that name is not whole", remedy
+        )
+    return Misplaced(f"a copy of {name}", f"removed: lsexp runs rm {path.name}{where}")
 
 
 def _unreadable(path: Path) -> list[str]:
@@ -229,11 +247,11 @@ def mend(damage: Damage, typed: list[str], how: dict[str, Any]) -> None:
         UserError: it cannot be made again here, or its training failed or was stopped.
     """
     path = damage.entry.path
-    if damage.name is not None:
-        path.rename(path.with_name(damage.name))
-        return
+    if damage.folder is not None and damage.folder.name is not None:
+        path = path.rename(path.with_name(damage.folder.name))
+        damage = inspect(read_run(path))
     if damage.folder is not None:
-        raise UserError(f"is {damage.folder[0]}; to be {damage.folder[1]}", exit_code=1)
+        raise UserError(f"is {damage.folder.what}; to be {damage.folder.remedy}", exit_code=1)
     if "config.yaml" in damage.others:
         raise UserError(
             f"config.yaml is {damage.others['config.yaml']}: the command that made the run makes "

@@ -19,7 +19,7 @@ from lsexp.files import sha256_of
 from lsexp.measure import Network, Viewed, Views, measure
 from lsexp.models import build_model
 from lsexp.runs.catalog import Entry, is_run, read_run, read_runs
-from lsexp.runs.identity import digest
+from lsexp.runs.identity import digest, looks_like_a_name
 from lsexp.runs.store import RunFolder, elsewhere, kept_snapshots, runs_folder
 from lsexp.text import user_path
 from lsexp.training import teacher
@@ -75,6 +75,8 @@ def find_teacher(config: TrainConfig) -> Teaching:
     runs_dir = runs_folder(config.runs_dir)
     # A name is of the folder of runs, whatever is called so in the working folder.
     path = user_path("loss.teacher", typed) if os.sep in typed else runs_dir / typed
+    if os.path.islink(path) and not looks_like_a_name(path.name):  # noqa: PTH114 (closed folders)
+        path = path.resolve()
     if not is_run(path):
         found: list[Entry] = []
         with contextlib.suppress(UserError):  # of none that begins so

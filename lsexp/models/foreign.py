@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from lsexp.config import CustomConfig, TorchvisionConfig
-from lsexp.errors import UserError, no_memory, torchvision
+from lsexp.errors import NOT_OURS, UserError, no_memory, torchvision
 
 INSTALLED = {"site-packages", "dist-packages"}
 """Names of folders that packages are installed into."""
@@ -39,9 +40,7 @@ EXTRAS = {"googlenet": PLAIN, "inception_v3": PLAIN}
 
 
 class NetworkError(UserError):
-    """A network raised in a forward pass, of training or of evaluation: `cause`."""
-
-    cause: Exception
+    """A network raised its cause in a forward pass, of training or of evaluation."""
 
 
 def seed_generators(seed: int) -> None:
@@ -356,26 +355,28 @@ def _hook(net: nn.Module, head: nn.Module, what: str, num_classes: int) -> None:
         taken.clear()
         return logits, features
 
-    net.forward = _told(net.forward, what)
+    _tell_errors(net, what)
     net.register_forward_pre_hook(lambda _module, _inputs: taken.clear())
     head.register_forward_pre_hook(keep, with_kwargs=True)
     net.register_forward_hook(both)
 
 
-def _told(forward: Callable[..., Any], what: str) -> Callable[..., Any]:
-    """A forward pass whose errors are told as `_explained`, but for what is the machine's fault."""
+def _tell_errors(net: nn.Module, what: str) -> None:
+    """Have errors of its forward pass told as `_explained`, but for what is the machine's fault."""
+    own = net.__dict__.get("forward")
 
-    def told(*images: Any, **named: Any) -> Any:
+    def told(self: nn.Module, *images: Any, **named: Any) -> Any:
         try:
-            return forward(*images, **named)
+            return own(*images, **named) if own else type(self).forward(self, *images, **named)
+        except UserError:
+            raise
         except Exception as error:
-            if no_memory(error) or isinstance(error, torch.AcceleratorError):
-                raise
-            told = NetworkError(f"{what}: {_words(error)}", exit_code=1)
-            told.cause = error
-            raise told from error
+            ours = no_memory(error) is None and not isinstance(error, torch.AcceleratorError)
+            if ours and not (isinstance(error, OSError) and error.errno in NOT_OURS):
+                raise NetworkError(f"{what}: {_words(error)}", exit_code=1) from error
+            raise
 
-    return told
+    net.forward = MethodType(told, net)  # which a copy of the network has of its own
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import yaml
 from lsexp.config import MLPConfig, TrainConfig, walk
 from lsexp.errors import UserError, unknown
 from lsexp.runs import claims
-from lsexp.runs.identity import Science, digest, looks_like_a_name
+from lsexp.runs.identity import Science, digest, looks_like_a_name, name_of
 from lsexp.runs.store import (
     PUBLISHING,
     UNREADABLE,
@@ -105,13 +105,18 @@ def read_run(path: Path) -> Entry:
         failure = _json(path / "failure.json")
         config, identity = _config(path, metrics)
         version = identity["result_version"]
-        named = path.name.endswith(digest(identity))
+        if metrics:
+            own = name_of(config, metrics["provenance"]["data"]["name"], identity)
+        else:  # data of the user's have their name elsewhere
+            own = path.name[:-12] + digest(identity)
     except (OSError, *UNREADABLE):
         with contextlib.suppress(OSError, *UNREADABLE):  # by which it is found nevertheless
             entry.config, _ = _config(path, {})
         return entry
     entry.config, entry.failure = config, failure
-    if not named:  # renamed, or a copy: a run is shown once, and with its numbers by its name
+    if (
+        path.name != own
+    ):  # renamed, or a copy: a run is shown once, and with its numbers by its name
         return entry
     entry.metrics = metrics
     if not metrics:
@@ -230,13 +235,13 @@ def _folders(folder: Path) -> list[os.DirEntry[str]]:
 
 def _is_alias(item: os.DirEntry[str]) -> bool:
     """Whether it is a link that calls a run by a name of one's own, `latest` say."""
-    return item.is_symlink() and Path(item.path).resolve().name != item.name
+    return item.is_symlink() and not looks_like_a_name(item.name)
 
 
 def is_run(folder: Path) -> bool:
     """Whether it looks like a run's: config.yaml is made first, metrics.json last, and one of them
     may have been lost. One that nobody lets us look into does by its name."""
-    if looks_like_a_name(folder.name) and folder.is_dir() and is_closed(folder):
+    if looks_like_a_name(folder.name) and os.path.isdir(folder) and is_closed(folder):  # noqa: PTH112
         return True
     return any(os.path.exists(folder / name) for name in ("config.yaml", "metrics.json"))  # noqa: PTH110
 

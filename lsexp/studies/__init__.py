@@ -17,7 +17,8 @@ A module of this package is a study (if its name begins with no _); `lsexp sweep
 
 and, where it makes sense,
 
-    check(study, data, classes, planned, images)  refuse what could not be drawn, before training
+    check(study, data, classes, planned, images)  refuse what could not be drawn, before training;
+                                 images: split to how many it has of each class
     drawn(eps)                   of the eps of another study's sweep, those that it draws
     analyze_file(study, path)    the same of anybody's logits; FILE: what the file holds
     PARTNER                      teacher, student: another kind of run, beside those of the recipe

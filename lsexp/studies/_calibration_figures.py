@@ -14,7 +14,7 @@ import numpy as np
 
 from lsexp.figures import COLORS, grid, legend_below, logarithmic, plain, series_style, styled
 from lsexp.studies import Result, Row
-from lsexp.text import rounded
+from lsexp.text import places, rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def _columns(result: Result) -> list[tuple[str, list[Row], str]]:
             at = ""
             if which == "fitted":
                 best = _mean(result, name, "val", which, "temperature")
-                at = f", at T = {rounded(best, 2)}"
+                at = f", at T = {rounded(best, places(best, 2))}"
             found.append((f"{plain(name)}{at}\nECE {ece:.3f}", bins, which))
     return found
 
@@ -204,7 +204,9 @@ def _draw_temperatures(results: Sequence[Result]) -> Figure:
                 top = max(top, float(mean_T.max()))
                 style = series_style(number)
                 best = fitted.get(name)
-                title = plain(name) + ("" if best is None else f", T = {rounded(best, 2)}")
+                title = plain(name) + (
+                    "" if best is None else f", T = {rounded(best, places(best, 2))}"
+                )
                 axis.plot(at_T, np.maximum(mean_T, LEAST), label=title, **style)
                 if best is not None and at_T[0] <= best <= at_T[-1]:
                     dot = np.interp(np.log(best), np.log(at_T), np.maximum(mean_T, LEAST))

@@ -61,7 +61,7 @@ from lsexp.studies import (
 )
 from lsexp.studies.eps import OWNED as OWNED
 from lsexp.studies.eps import runs as runs
-from lsexp.text import plural
+from lsexp.text import places, plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -638,7 +638,9 @@ def _summary(
     for named, count in counts.items():
         name = _eps(named) if isinstance(named, (int, float)) else named
         group = groups.get(name, [])
-        cells = [mean_cell([one.temperature for one in group], 2)]
+        temperatures = [one.temperature for one in group]
+        least = min((one for one in temperatures if one is not None), default=1.0)
+        cells = [mean_cell(temperatures, places(least, 2))]
         for which, metric, _, digits in COLUMNS:
             cells.append(
                 mean_cell([one.scores.get((split, which, metric)) for one in group], digits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -236,7 +237,7 @@ def _note(manifest: Manifest, runs_dir: Path, *, needed: bool) -> None:
                 f"written: runs_dir=FOLDER or LSEXP_RUNS_DIR",
                 exit_code=1,
             ) from error
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113 (it may be in a folder closed to us)
             say(
                 f"{path}: {error.strerror}; nothing is lost, but `lsexp plot {manifest.study}` "
                 f"without words does not know of this sweep"

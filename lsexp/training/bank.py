@@ -28,6 +28,7 @@ from torch import Tensor
 
 from lsexp.config import FOREIGN, LossConfig
 from lsexp.data.batches import Epoch
+from lsexp.models.foreign import NetworkError
 from lsexp.text import say
 from lsexp.training.loop import take_steps
 from lsexp.training.member import MOST_STEPS, Member, update
@@ -184,7 +185,7 @@ class Captured:
             self.replay = {size: record(self._updates(size)) for size in {self.steps, 1}}
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, NetworkError) as error:  # the latter of a teacher of the user's
             if "out of memory" in str(error):
                 raise
             before.restore()

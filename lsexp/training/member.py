@@ -22,7 +22,7 @@ from lsexp.losses import distillation_loss, smoothed_cross_entropy, targets
 from lsexp.models import build_model
 from lsexp.models.foreign import seed_generators
 from lsexp.training.optimizer import build_optimizer, clip, rate
-from lsexp.training.teacher import Teacher
+from lsexp.training.teacher import Network, Teacher
 
 RATES = 4096
 """Steps whose rates are made at once."""
@@ -148,8 +148,8 @@ class Member:
 def step(member: Member) -> None:
     """One update from the next batch; no host synchronisation."""
     config = member.config
-    if isinstance(config.model, FOREIGN):
-        # Their dropout draws from generators of all: by seed and step, so that it resumes.
+    if isinstance(config.model, FOREIGN) or isinstance(member.teacher, Network):
+        # Networks of others draw from generators of all: by seed and step, so that runs resume.
         seed_generators(generator(config.seed, "dropout", member.step).initial_seed())
     groups = member.optimizer.param_groups
     if member.device.type == "cuda":  # as a graph reads them, and so to the same last bit

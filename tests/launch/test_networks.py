@@ -131,6 +131,17 @@ def test_a_network_that_raises_in_training_is_told_and_its_traceback_kept(tmp_pa
     failure = json.loads(path.read_text())
     assert failure["error"].startswith("FileNotFoundError: ")
     assert "Traceback" in failure["traceback"]
+    full = NETWORK.replace(
+        "def forward(self, x):",
+        """def forward(self, x):
+            if self.training and len(x) == 64:
+                raise OSError(28, "No space left on device")""",
+    )
+    write(tmp_path, full, "full.py")  # the machine's fault, and no failure of the run
+    done = lsexp("train", *words[:-1], "model.target=full:Net", "runs_dir=full", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "No space left on device; once that is mended, the same command" in done.stderr
+    assert not list(tmp_path.glob("full/*/failure.json"))
     for command in (["train", "--dry-run"], ["sweep", "eps", "eps=0", "seeds=1", "workers=1"]):
         done = lsexp(*command, *words, "runs_dir=other", cwd=tmp_path)
         assert done.returncode == 1

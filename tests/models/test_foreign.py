@@ -1,5 +1,6 @@
 """The user's own networks and torchvision's: logits, features, head, source, errors."""
 
+import copy
 import importlib.util
 import random
 import sys
@@ -304,6 +305,28 @@ def test_an_error_in_between_leaves_nothing_behind(write):
     with pytest.raises(NetworkError, match=r"own:Net: AssertionError"):
         model(torch.zeros(4, 3, 12, 12))
     assert torch.equal(model(images())[1], images().flatten(1))
+
+
+def test_a_copy_of_a_network_computes_with_its_own_weights(write):
+    write("own", SMALL)
+    model = custom("own:Small")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.zero_()
+    assert not other(images())[0].any()
+    assert model(images())[0].all()
+
+
+def test_an_error_in_a_forward_pass_within_a_forward_pass_is_told_once(write):
+    again = (
+        "return self.forward(x[:1]) if len(x) > 2 else self.fc(x.flatten(1) / (len(x) - 1 or x[5]))"
+    )
+    write("own", broken(again))
+    with pytest.raises(
+        NetworkError, match=r"^model.target=own:Net: IndexError: [^:]*own.py:\d+\)$"
+    ):
+        custom("own:Net")(images())
 
 
 def test_a_network_in_evaluation_mode_trains_but_its_frozen_layers_stay_so(write):

@@ -383,31 +383,51 @@ def test_a_link_that_calls_a_run_otherwise_is_no_second_run(runs):
     assert len(read_runs(str(runs))) == 5
     elsewhere = runs.parent / "elsewhere"
     elsewhere.mkdir()
-    folder.rename(elsewhere / folder.name)
-    folder.symlink_to(elsewhere / folder.name)
+    folder.rename(elsewhere / "big")  # moved to another disk
+    folder.symlink_to(elsewhere / "big")
     assert [one.status for one in read_runs(str(runs), [folder.name])] == ["finished"]
 
 
-def test_a_copy_is_no_second_run_and_one_that_was_renamed_gets_its_name_back(capsys, runs):
+@pytest.mark.parametrize("before", ["best", "backup-{}"])
+def test_a_copy_is_no_second_run_and_one_that_was_renamed_gets_its_name_back(capsys, runs, before):
     folder = next(runs.glob("*eps0.1-seed1-*"))
-    copy = runs / "best"
+    copy = runs / before.format(folder.name)
     shutil.copytree(folder, copy)
-    assert [one.status for one in read_runs(str(runs), ["best"])] == ["damaged"]
+    assert [one.status for one in read_runs(str(runs), [copy.name])] == ["damaged"]
     table = lsexp.load_runs(str(runs), "status=finished")
-    assert "best" not in set(table.name)
+    assert copy.name not in set(table.name)
     code, out, err = run(capsys, "repair", "--yes", f"runs_dir={runs}")
     assert code == 1
-    assert f"a copy of {folder.name}" in out[1]
-    assert f"lsexp runs rm best runs_dir={runs}" in err
+    assert f"a copy of {folder.name}" in "".join(out)
+    assert f"lsexp runs rm {copy.name} runs_dir={runs}" in err
     shutil.rmtree(folder)
+    (copy / "outputs.safetensors").unlink()  # which is mended with it
     code, out, _ = run(capsys, "repair", "--yes", f"runs_dir={runs}")
     assert (code, out[-1]) == (0, "mended 1 run")
     assert not copy.exists()
+    assert run(capsys, "repair", f"runs_dir={runs}")[0] == 0
     assert read_run(folder).status == "finished"
-    (folder / "metrics.json").unlink()
-    for name in ("model.safetensors", "outputs.safetensors"):
-        (folder / name).unlink()
-    folder.rename(copy)  # one that is not finished: whatever made it begins another
+
+
+def test_a_finished_run_under_another_name_is_worth_more_than_one_begun_under_its_own(capsys, runs):
+    folder = next(runs.glob("*eps0.1-seed1-*"))
+    folder.rename(runs / "mine")
+    folder.mkdir()
+    shutil.copy(runs / "mine/config.yaml", folder)
+    code, _, err = run(capsys, "repair", "--yes", f"runs_dir={runs}")
+    assert code == 1
+    assert f"mine: is {folder.name} under another name, and a folder of that name is not" in err
+    assert f"lsexp runs rm {folder.name} runs_dir={runs}" in err
+    assert run(capsys, "rm", folder.name, "--yes", f"runs_dir={runs}")[0] == 0
+    assert run(capsys, "repair", "--yes", f"runs_dir={runs}")[0] == 0
+    assert read_run(folder).status == "finished"
+
+
+def test_an_unfinished_run_under_another_name_is_told(capsys, runs):
+    folder = next(runs.glob("*eps0.1-seed1-*"))
+    (runs / "mine").mkdir()
+    (folder / "config.yaml").rename(runs / "mine/config.yaml")
+    shutil.rmtree(folder)
     code, out, _ = run(capsys, "repair", "--dry-run", f"runs_dir={runs}")
     assert code == 1
     assert f"of another run ({folder.name[-12:]}), and not finished" in out[1]

@@ -25,6 +25,7 @@ from lsexp.config import (
     TrainConfig,
 )
 from lsexp.data.batches import Batches, Images, Preprocess
+from lsexp.models.foreign import NetworkError
 from lsexp.training import bank, teacher
 from lsexp.training.bank import Captured, CudaRecorder, stepper, stream
 from lsexp.training.hardware import prepare
@@ -177,15 +178,18 @@ def test_fast_kernels_need_only_come_near(capsys):
         assert (capsys.readouterr().err == "") is trusted
 
 
-def test_what_cannot_be_recorded_is_taken_one_by_one(capsys):
+@pytest.mark.parametrize("kind", [RuntimeError, NetworkError])  # the latter of a teacher
+def test_what_cannot_be_recorded_is_taken_one_by_one(capsys, kind):
     member, alone = make(KINDS["dropout"]), make(KINDS["dropout"])
 
     def fails(work):
         work()  # as far as it gets
-        raise RuntimeError("operation not permitted\nmore of it")
+        raise kind("operation not permitted\nmore of it")
 
     advance = stepper(member, record=fails)
-    assert "graph: operation not permitted; its steps are taken one" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "graph: operation not permitted" in told
+    assert "; its steps are taken one" in told
     advance(5)
     take_steps(alone, 5)
     assert same(member, alone)
