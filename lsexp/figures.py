@@ -26,6 +26,7 @@ R = TypeVar("R")
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "^", "s", "D", "v", "P")
 FORMATS = ("png", "pdf", "svg")
 
 STYLE: Any = {
@@ -122,6 +123,11 @@ def series_style(number: int) -> dict[str, Any]:
         "color": COLORS[number % len(COLORS)],
         "linestyle": LINES[number % len(LINES)],
     }
+
+
+def marker_of(number: int) -> str:
+    """Marker of the points of the `number`-th series, from 0."""
+    return MARKERS[number % len(MARKERS)]
 
 
 def _find_fonts(figure: Figure) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from lsexp.analysis.statistics import over_seeds
 from lsexp.config import LossConfig, TrainConfig
 from lsexp.errors import UserError
-from lsexp.figures import COLORS, grid, logarithmic, plain, series_style
+from lsexp.figures import COLORS, grid, logarithmic, marker_of, plain, series_style
 from lsexp.measure import Outputs, Question
 from lsexp.studies import (
     GATE,
@@ -300,7 +300,8 @@ def draw(results: Sequence[Result]) -> Figure:
         errors = [100 * (1 - row["value"]) for row in rows if "accuracy" in row["metric"]]
         floor = min((value for value in errors if value > 0), default=0.1) / 2
         for number, eps in enumerate(sorted({r["eps"] for r in rows if r["role"] == STUDENT})):
-            _draw_students(axes, rows, eps, series_style(number), floor)
+            look = {**series_style(number), "marker": marker_of(number)}
+            _draw_students(axes, rows, eps, look, floor)
         _enlarge(near, rows)
         alone = [row for row in rows if row["role"] == BASELINE]
         for axis in axes:
@@ -329,9 +330,9 @@ def _enlarge(axis: Any, rows: Sequence[Row]) -> None:
     for number, eps in enumerate(sorted({row["eps"] for row in students})):
         here = [row for row in _curve(rows, eps, "test_accuracy") if row["value"] >= least]
         steps = [row["step"] for row in here]
-        look = series_style(number)
+        look = {**series_style(number), "marker": marker_of(number)}
         axis.plot(
-            steps, [100 * row["value"] for row in here], marker="o", markersize=3,
+            steps, [100 * row["value"] for row in here], markersize=3,
             label=f"eps {eps:.12g}, students", **look,
         )  # fmt: skip
         known = [row for row in here if row["n"] > 2 and row["low"] is not None]
@@ -361,18 +362,18 @@ def _draw_students(
     steps, errors, low, high = _errors(students, floor)
     count = min(row["n"] for row in students)
     label = f"eps {eps:.12g}, students (n = {count})"
-    axes[0].plot(steps, errors, label=label, marker="o", markersize=3, **look)
+    axes[0].plot(steps, errors, label=label, markersize=3, **look)
     if count > 2:
         axes[0].fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
     own = _errors(_curve(rows, eps, "teacher_test_accuracy"), floor)
     axes[0].plot(
-        *own[:2], color=look["color"], linewidth=0.8, linestyle=":",
-        label=f"eps {eps:.12g}, their teachers",
+        *own[:2], color=look["color"], linewidth=0.8, linestyle=":", marker=look["marker"],
+        markersize=2, label=f"eps {eps:.12g}, their teachers",
     )  # fmt: skip
     within = {row["step"]: row["value"] for row in _curve(rows, eps, "teacher_within_class")}
     x = [within.get(step, float("nan")) for step in steps]
-    axes[1].plot(x, errors, marker="o", markersize=3, linewidth=0.8, label=label, **look)
-    axes[1].plot(x[-1:], errors[-1:], marker="s", markersize=7, **look)
+    axes[1].plot(x, errors, markersize=3, linewidth=0.8, label=label, **look)
+    axes[1].plot(x[-1:], errors[-1:], markersize=7, **look)
     for place, side, shift in ((0, "left", 5), (len(steps) - 1, "right", -6)):
         axes[1].annotate(
             f"step {steps[place]:,}", (x[place], errors[place]), xytext=(shift, 4),

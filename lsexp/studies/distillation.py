@@ -728,14 +728,17 @@ class Curve(NamedTuple):
     label: str
     color: str
     line: str
+    marker: str
     offset: tuple[int, int]
 
 
 CURVES = (
-    Curve(TEACHER, "teachers, eps beside", COLORS[0], "-", (3, 4)),
-    Curve(BASELINE, "students without a teacher, eps beside", COLORS[5], "-", (-12, -9)),
-    Curve("hard", "students of hard teachers, T beside", COLORS[1], "--", (3, -10)),
-    Curve("smoothed", "students of smoothed teachers, T 1, eps beside", COLORS[0], "--", (3, 4)),
+    Curve(TEACHER, "teachers, eps beside", COLORS[0], "-", "s", (3, 4)),
+    Curve(BASELINE, "students without a teacher, eps beside", COLORS[5], "-", "o", (-12, -9)),
+    Curve("hard", "students of hard teachers, T beside", COLORS[1], "--", "^", (3, -10)),
+    Curve(
+        "smoothed", "students of smoothed teachers, T 1, eps beside", COLORS[0], "--", "D", (3, 4)
+    ),
 )
 
 
@@ -790,8 +793,8 @@ def _draw_curve(axis: Any, rows: Sequence[Row], curve: Curve) -> None:
     y, low, high = (np.array([100 * row[end] for row in here]) for end in ("value", "min", "max"))
     count = f"{curve.label} (n = {min(row['n'] for row in here)})"
     axis.errorbar(
-        x, y, [y - low, high - y], color=color, linestyle=curve.line, marker="o", markersize=3,
-        capsize=2, linewidth=1.2, label=count,
+        x, y, [y - low, high - y], color=color, linestyle=curve.line, linewidth=1.2,
+        marker=curve.marker, markersize=3, capsize=2, label=count,
     )  # fmt: skip
     for row, place, height in zip(here, x, y, strict=True):
         text = f"{row['temperature']:g}" if name == "hard" else f"{row['eps']:g}"

@@ -22,7 +22,7 @@ from lsexp.analysis.information import (
 from lsexp.analysis.statistics import Interval, over_examples, over_seeds
 from lsexp.config import TrainConfig, key, walk
 from lsexp.errors import UserError
-from lsexp.figures import grid, logarithmic, plain, series_style, styled
+from lsexp.figures import grid, logarithmic, marker_of, plain, series_style, styled
 from lsexp.measure import Draws, Measurement, Question
 from lsexp.published import PAPER_PAIR, papers
 from lsexp.studies import (
@@ -729,7 +729,7 @@ def _draw_limits(axis: Any, result: Result, *, most: bool) -> None:
 
 
 def _draw_panel(axis: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
-    """A line for each eps (colour) and metric (style), with its interval over seeds."""
+    """A line for each eps (colour, marker) and metric (style), with its interval over seeds."""
     for number, value in enumerate(sorted({row["eps"] for row in rows})):
         for style, name in enumerate(names):
             here = [row for row in rows if (row["eps"], row["metric"]) == (value, name)]
@@ -741,8 +741,9 @@ def _draw_panel(axis: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
             title = f"eps {value:.12g}"
             title += f", {name.replace('_', ' ')}" if len(names) > 1 else count
             axis.plot(
-                steps, [row["value"] for row in here], color=color, linestyle=line, label=title
-            )
+                steps, [row["value"] for row in here], color=color, linestyle=line, label=title,
+                marker=marker_of(number), markersize=2.5, linewidth=1.2,
+            )  # fmt: skip
             # None where all seeds are alike; two seeds have one that hides the curves.
             if any(row["low"] is not None and row["n"] > 2 for row in here):
                 low, high = (

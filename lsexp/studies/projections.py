@@ -17,7 +17,7 @@ from lsexp.analysis.projections import Plane
 from lsexp.analysis.statistics import Interval, over_both_of, over_seeds, paired
 from lsexp.config import TrainConfig, key
 from lsexp.errors import UserError
-from lsexp.figures import COLORS, grid, plain, styled
+from lsexp.figures import COLORS, MARKERS, grid, plain, styled
 from lsexp.measure import Measured, Measurement, Question
 from lsexp.published import (
     DEFECTS,
@@ -69,7 +69,6 @@ READING = {
 SHOWN = ("cifar10_alexnet", "cifar100_resnet56")
 VIEW = ("classes", "examples", "method", "shown_seed")
 SPLITS = ("train", "val")
-MARKERS = ("o", "^", "s")
 TEMPLATE: dict[str, Any] = {"edgecolor": "black", "facecolor": "none", "linewidths": 1}
 MOST_COLUMNS = 4
 
@@ -586,14 +585,14 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
                 axis.set_xticks([])
                 axis.set_yticks([])
             else:
-                axis.set_xlabel("activation", fontsize=7)
+                axis.set_xlabel("activation, along both axes", fontsize=7)
                 _set_window(axis, [*points, *corners])
                 _enlarge(axis, names, here, there, [*points, *corners])
         for axis in axes[len(places) :]:
             axis.set_visible(False)
         handles, titles = axes[0].get_legend_handles_labels()
         if corners:
-            marks = (axes[0].scatter([], [], marker=mark, s=30, **TEMPLATE) for mark in MARKERS)
+            marks = (axes[0].scatter([], [], marker=mark, s=30, **TEMPLATE) for mark in MARKERS[:3])
             handles.append(tuple(marks))
             titles.append("templates")
         together = {tuple: HandlerTuple(ndivide=None, pad=0.2)}
