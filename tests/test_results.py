@@ -491,9 +491,10 @@ def rates(name):
 
 
 FAMILY_26, FAMILY_25 = "compare-avx512_bf16.json", "compare-avx512_bf16-family25.json"
+AMX = "compare-amx_bf16.json"
 
 
-@pytest.mark.parametrize("name", [FAMILY_26, FAMILY_25])
+@pytest.mark.parametrize("name", [FAMILY_26, FAMILY_25, AMX])
 def test_the_readmes_speed_on_a_cpu_is_that_of_results(name):
     table = README.partition(f"`results/bench/{name}`")[2]
     for recipe, of in rates(name).items():
