@@ -26,6 +26,7 @@ TOLD = " ".join((ROOT / "results/README.md").read_text().split())
 """What each figure shows."""
 THIRD = "cifar10_alexnet-paper-train.steps=130000-precision=bf16"
 """A third of the paper's schedule."""
+THIN = "cifar100_resnet56_thin-cpu-precision=bf16"
 
 
 def pm(row, digits, factor=1.0):
@@ -78,7 +79,7 @@ def row_of(name, eps, finer):
     [
         ("calibration/cifar10_alexnet-cpu", 0.1, False),
         (f"cifar/calibration/{THIRD}", 0.1, False),
-        ("calibration/cifar100_resnet56_thin-cpu", 0.05, False),
+        (f"cifar/calibration/{THIN}", 0.05, False),
         ("mnist/calibration/mnist_mlp-paper", 0.05, True),
     ],
 )
@@ -289,13 +290,42 @@ def test_the_numbers_of_figure_1():
     assert f"whose triangle cannot be told apart ({' and '.join(sides)})" in TOLD
     clusters = two(third, "train", "clusters_side_ratio", 2, joint="to")
     assert f"of the clusters becomes nearly regular ({clusters})" in TOLD
-    thin = read("projections/cifar100_resnet56_thin-cpu")
-    train, val = (
+    thin = read(f"cifar/projections/{THIN}")
+    plane, val = (
         two(thin, split, "scatter_ratio_plane", 2, eps=0.05, joint="to")
         for split in ("train", "val")
     )
-    assert f"training clusters are a little tighter ({train})" in TOLD
+    whole = two(thin, "train", "scatter_ratio", 1, eps=0.05, joint="to")
+    assert f"training clusters are a little tighter in the plane ({plane})" in TOLD
+    assert f"not in all dimensions ({whole})" in TOLD
     assert f"overlap, under smoothing more ({val})" in TOLD
+
+
+def test_the_numbers_of_table_3_on_cifar_100():
+    found = findings(f"cifar/calibration/{THIN}").set_index("claim")
+    verdicts = ["supported", "supported", "contradicted", "contradicted"]
+    assert [*found.verdict] == verdicts
+    table = pd.read_csv(
+        ROOT / f"results/cifar/calibration/{THIN}/calibration.csv", dtype={"temperature": str}
+    ).query("source == 'ours'")
+
+    def one(eps, metric, temperature, split="test"):
+        here = table[(table.eps == eps) & (table.metric == metric) & (table.split == split)]
+        [row] = here[here.temperature == temperature].itertuples()
+        return row
+
+    hard, scaled, smoothed, own = (
+        pm(one(eps, "ece", at), 3)
+        for eps, at in ((0, "1"), (0, "fitted"), (0.05, "1"), (0.05, "fitted"))
+    )
+    T, T_own = (pm(one(eps, "temperature", "fitted", "val"), 2) for eps in (0, 0.05))
+    told = f"ECE is {hard} hard, {scaled} at their temperature of {T}, {smoothed} at eps 0.05"
+    assert told in TOLD, told
+    assert f"still over-confident: their own temperature is {T_own}, at which ECE is {own}" in TOLD
+    runs = pd.read_csv(ROOT / f"results/cifar/calibration/{THIN}/runs.csv")
+    assert f"{runs.seconds.sum() / 3600:.1f} core-hours" in TOLD
+    low, high = (round(value / 60) for value in (runs.seconds.min(), runs.seconds.max()))
+    assert f"{low} to {high} minutes a run" in TOLD
 
 
 @pytest.mark.parametrize(
@@ -522,13 +552,13 @@ def test_the_minutes_of_the_recipes():
 
     assert f"| {computed('mnist_mlp')} (`budget=paper`: {computed('mnist_mlp', 'paper')}," in README
     wide, thin = "cifar10_resnet56", "cifar10_resnet56_thin"
+    hundred = "cifar100_resnet56_thin"
     typed = re.search(r"\| (\d+) \(CIFAR-100: (\d+)\), computed \|", README).groups()
     both = [computed(wide), computed("cifar100_resnet56", of=wide)]
     assert [int(number) for number in typed] == pytest.approx(both, rel=0.03)
-    hard = taken("calibration/cifar100_resnet56_thin-cpu", eps=0)
-    assert f"| {computed(thin)}, computed (CIFAR-100: {hard} *) |" in README
+    assert f"| {computed(thin)} (CIFAR-100: {computed(hundred, of=thin)}), computed |" in README
     grid = "mnist/distillation/mnist_distill-cpu-grid=full"
-    assert f"| {taken(grid, 'student')}, its teachers {taken(grid, 'teacher')} ** |" in README
+    assert f"| {taken(grid, 'student')}, its teachers {taken(grid, 'teacher')} * |" in README
 
 
 def imported(path):
