@@ -39,6 +39,7 @@ from lsexp.runs.store import (
 )
 from lsexp.runs.tensors import unpacked
 from lsexp.text import plural, say, table
+from lsexp.training import RESULT_VERSION
 from lsexp.training.snapshots import snapshot_steps
 
 HOW = ("device", "threads", "resume", "data_dir")
@@ -196,7 +197,7 @@ def _misnamed(path: Path) -> Misplaced | None:
         name = name_of(config, metrics["provenance"]["data"]["name"], identity)
     except (OSError, *UNREADABLE):
         return None
-    if path.name == name:
+    if path.name == name or identity["result_version"] != RESULT_VERSION:
         return None
     if not path.with_name(name).exists():
         return Misplaced(f"{name} under another name", "given its own", name)

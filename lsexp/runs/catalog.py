@@ -105,18 +105,14 @@ def read_run(path: Path) -> Entry:
         failure = _json(path / "failure.json")
         config, identity = _config(path, metrics)
         version = identity["result_version"]
-        if metrics:
-            own = name_of(config, metrics["provenance"]["data"]["name"], identity)
-        else:  # data of the user's have their name elsewhere
-            own = path.name[:-12] + digest(identity)
+        # What an older version called a run is not for us to say.
+        named = version != RESULT_VERSION or _is_named(path, config, identity, metrics)
     except (OSError, *UNREADABLE):
         with contextlib.suppress(OSError, *UNREADABLE):  # by which it is found nevertheless
             entry.config, _ = _config(path, {})
         return entry
     entry.config, entry.failure = config, failure
-    if (
-        path.name != own
-    ):  # renamed, or a copy: a run is shown once, and with its numbers by its name
+    if not named:  # renamed, or a copy: a run is shown once, with its numbers by its own name
         return entry
     entry.metrics = metrics
     if not metrics:
@@ -130,6 +126,16 @@ def read_run(path: Path) -> Entry:
     else:
         entry.status = "failed" if failure else "interrupted"
     return entry
+
+
+def _is_named(
+    path: Path, config: dict[str, Any], identity: Science, metrics: dict[str, Any]
+) -> bool:
+    """Whether a folder has its run's name; of one that is not finished, whether it ends so, since
+    what the data are called stands in its metrics alone."""
+    if not metrics:
+        return path.name.endswith(digest(identity))
+    return path.name == name_of(config, metrics["provenance"]["data"]["name"], identity)
 
 
 def teacher_changed(path: Path, metrics: dict[str, Any]) -> bool:

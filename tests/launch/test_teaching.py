@@ -19,6 +19,7 @@ from lsexp.launch.plan import describe_state
 from lsexp.losses import distillation_loss
 from lsexp.measure import Network, Views, measure
 from lsexp.runs.catalog import read_run
+from lsexp.runs.identity import digest
 from lsexp.runs.store import RunFolder
 from lsexp.studies import Run
 from lsexp.sweep.work import Planned, left_of
@@ -310,7 +311,10 @@ def test_a_teacher_must_be_finished_alone_of_its_name_and_of_the_same_data(taugh
     shutil.copytree(taught, taught.with_name(taught.name + "x"))
     with pytest.raises(UserError, match=r"loss\.teacher=digits: fits 2 runs"):
         tiny_plan(taught.parent, *STUDENT, "loss.teacher=digits")
+    shutil.rmtree(taught.with_name(taught.name + "x"))
     change_metrics(taught, "identity", **{"data.digest": "0"})
+    own = digest(RunFolder(taught).metrics()["identity"])
+    taught = taught.rename(taught.with_name(taught.name[:-12] + own))
     with pytest.raises(UserError, match="is of digits, other data than the student's digits"):
         tiny_plan(taught.parent, *STUDENT, f"loss.teacher={taught}")
     (taught / "metrics.json").unlink()
