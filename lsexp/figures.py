@@ -178,20 +178,25 @@ def _families_with(characters: str) -> tuple[list[str], str]:
 
 def write_figure(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
     """Write `path` with each ending; returns what was written."""
-    import matplotlib as mpl
-
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
+    for ending in formats:
+        target = path.with_suffix(f".{ending}")
+        replace_file(target, drawn(figure, ending))
+        written.append(target)
+    return written
+
+
+def drawn(figure: Figure, ending: str) -> bytes:
+    """The file of a figure."""
+    import matplotlib as mpl
+
+    content = io.BytesIO()
     with mpl.rc_context(STYLE):
         _find_fonts(figure)
-        for ending in formats:
-            target = path.with_suffix(f".{ending}")
-            metadata = {"Date": None} if ending == "svg" else None
-            content = io.BytesIO()
-            figure.savefig(content, format=ending, metadata=metadata)
-            replace_file(target, content.getvalue())
-            written.append(target)
-    return written
+        metadata = {"Date": None} if ending == "svg" else None
+        figure.savefig(content, format=ending, metadata=metadata)
+    return content.getvalue()
 
 
 def write_table(rows: Sequence[dict[str, Any]], path: Path) -> Path:

@@ -48,7 +48,8 @@ FORKS.set_forkserver_preload(
         "lsexp.report.command",
     ]
     + [f"lsexp.studies.{name}" for name in studies.names()]
-    + ["hydra.main", "matplotlib.figure", "pandas", "torch.utils.tensorboard", "support", "warm"]
+    + ["hydra.main", "matplotlib.figure", "pandas", "torch.utils.tensorboard"]
+    + ["scipy.stats", "torchvision.models", "support", "warm"]
 )
 
 

@@ -19,6 +19,8 @@ LINE_SECONDS = 10.0
 PACE_SECONDS = 300.0
 """Over so long the speed is taken that says how long the rest takes: machines have slow times."""
 SURE_SECONDS = 3.0
+PAUSE_SECONDS = 30.0
+"""From then on silence may be a pause, by a stop signal or of the machine."""
 
 
 class Pace:
@@ -33,7 +35,9 @@ class Pace:
         The clock runs from the first call on, when something has been made: what a process needs
         to start is no measure of its steps.
         """
-        now, marks = time.monotonic(), self._marks
+        now = time.monotonic()
+        self._pass_over_a_pause(now, steps)
+        marks = self._marks
         if not marks or now - marks[-1][0] >= 1:
             marks.append((now, steps))
         while len(marks) > 2 and now - marks[1][0] >= PACE_SECONDS:
@@ -42,6 +46,15 @@ class Pace:
         if before <= steps or now - then < SURE_SECONDS:
             return ""
         return duration((now - then) / (before - steps) * steps)
+
+    def _pass_over_a_pause(self, now: float, steps: float) -> None:
+        """A time in which nothing was told and hardly a step made: we were stopped ourselves."""
+        if len(self._marks) < 2:
+            return
+        (first, most), (last, least) = self._marks[0], self._marks[-1]
+        usual = (most - least) / (last - first)
+        if now - last >= PAUSE_SECONDS and least - steps < 0.1 * usual * (now - last):
+            self._marks = deque((when + now - last, before) for when, before in self._marks)
 
     def without(self, steps: float) -> None:
         """So many steps are left no more, though nobody has made them."""

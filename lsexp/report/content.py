@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import itertools
 import re
 import shlex
@@ -18,7 +17,7 @@ import numpy as np
 from lsexp import compose, studies
 from lsexp.config import TrainConfig
 from lsexp.errors import UserError
-from lsexp.figures import STYLE
+from lsexp.figures import drawn
 from lsexp.studies import Claim, Finding, Result, Row
 from lsexp.sweep.manifest import Manifest, all_with_runs, experiments, together
 from lsexp.sweep.naming import name_of, own_folder, typed_of
@@ -224,12 +223,7 @@ def _of_one(study: str, manifest: Manifest) -> str:
 
 def _svg(figure: Any, prefix: str) -> str:
     """The figure as an element for a page, its identifiers with a prefix of their own."""
-    import matplotlib as mpl
-
-    written = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(written, format="svg", metadata={"Date": None})
-    text = written.getvalue()
+    text = drawn(figure, "svg").decode()
     text = text[text.index("<svg") :]
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)

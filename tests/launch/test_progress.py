@@ -42,6 +42,18 @@ def test_a_pause_or_a_slow_time_is_forgotten(clock):
     assert pace.left(5_000) == "8 min 20 s"
 
 
+def test_while_the_command_is_stopped_no_time_passes(clock):
+    pace = Pace()
+    for left in range(1000, 500, -10):
+        assert pace.left(left) in ("", f"{left / 10:.0f} s", f"1 min {left / 10 - 60:.0f} s")
+        clock.seconds += 1
+    assert pace.left(500) == "50 s"
+    clock.seconds += 10_000  # stopped here
+    assert pace.left(499) == "50 s"
+    clock.seconds += 40  # and here it only had nothing to tell
+    assert pace.left(300) == "39 s"  # 700 in 90 s
+
+
 def test_steps_that_nobody_makes_any_more_are_no_pace(clock):
     pace = Pace()
     pace.left(1000)
