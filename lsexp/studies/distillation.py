@@ -778,6 +778,9 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
 
 def _draw_curve(axis: Any, rows: Sequence[Row], curve: Curve) -> None:
     """Means with bars from the lowest to the highest seed, as the paper draws them."""
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=1.5, foreground="white")]  # over bars of the other curves
     name, color = curve.name, curve.color
     if name in (TEACHER, BASELINE):
         here = [row for row in rows if row["role"] == name]
@@ -805,6 +808,7 @@ def _draw_curve(axis: Any, rows: Sequence[Row], curve: Curve) -> None:
             textcoords="offset points",
             fontsize=6,
             color=color,
+            path_effects=halo,
         )
 
 
