@@ -107,6 +107,34 @@ def logarithmic(axis: Any) -> None:
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
+def beside(
+    axis: Any,
+    text: str,
+    point: tuple[float, float],
+    offset: tuple[float, float],
+    color: str,
+    **look: Any,
+) -> None:
+    """A small text some points of type from a point, to be read over other curves too."""
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=1.5, foreground="white")]
+    look = {"textcoords": "offset points", "fontsize": 6, "path_effects": halo, **look}
+    axis.annotate(text, point, xytext=offset, color=color, **look)
+
+
+def over_training(axis: Any, steps: int) -> None:
+    """A horizontal axis of training steps, from 0 to `steps`, spaced as their square roots: on a
+    logarithmic one the last half, where networks collapse, would be a sliver, on a linear one the
+    first hundred steps."""
+    import numpy as np
+
+    axis.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    axis.set_xlim(0, 1.02 * steps)
+    at = sorted({float(f"{steps * (part / 5) ** 2:.2g}") for part in range(6)})
+    axis.set_xticks(at, [f"{round(step):,}" for step in at])
+
+
 def plain(name: str) -> str:
     """A user's name as matplotlib shows it: no mathematics, and not left out of legends.
 

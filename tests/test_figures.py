@@ -1,9 +1,10 @@
-"""What every figure shares: fonts for any script."""
+"""What every figure shares: fonts for any script, and the axis of training steps."""
 
 import io
 import warnings
 from dataclasses import replace
 
+import pytest
 from matplotlib import font_manager
 
 from lsexp import figures
@@ -40,3 +41,19 @@ def test_characters_that_no_font_has_are_codes_and_said_once(monkeypatch, capsys
     for _ in range(2):
         assert saved("猫 b")[0] == "U+732B b"
     assert capsys.readouterr().err.count("no font here has 猫: ") == 1
+
+
+def test_the_first_steps_and_the_last_half_of_training_are_both_seen():
+    figure, [[axis]] = figures.grid(1, 1)
+    axis.plot([0, 100, 10_000], [1, 2, 3])
+    figures.over_training(axis, 10_000)
+    start, early, half, end = axis.transData.transform([(x, 1) for x in (0, 100, 5_000, 10_000)])[
+        :, 0
+    ]
+    assert (early - start) / (end - start) == pytest.approx(0.1)
+    assert (half - start) / (end - start) == pytest.approx(0.5**0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.drawn(figure, "png")
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert labels == ["0", "400", "1,600", "3,600", "6,400", "10,000"]

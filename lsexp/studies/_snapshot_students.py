@@ -16,7 +16,16 @@ import numpy as np
 from lsexp.analysis.statistics import over_seeds
 from lsexp.config import LossConfig, TrainConfig
 from lsexp.errors import UserError
-from lsexp.figures import COLORS, grid, logarithmic, marker_of, plain, series_style
+from lsexp.figures import (
+    COLORS,
+    beside,
+    grid,
+    logarithmic,
+    marker_of,
+    over_training,
+    plain,
+    series_style,
+)
 from lsexp.measure import Outputs, Question
 from lsexp.studies import (
     GATE,
@@ -315,8 +324,8 @@ def draw(results: Sequence[Result]) -> Figure:
             edge = "; 0 at the edge" if min(errors, default=1) <= 0 else ""
             axis.set_ylabel(f"test error (%{edge})")
             axis.legend(fontsize=7)
-        axes[0].set_xscale("symlog", linthresh=1)
-        axes[0].set_xlim(left=0)
+        for axis in (whole, near):
+            over_training(axis, max(row["step"] for row in rows if row["step"] is not None))
         axes[0].set_xlabel("training step of the snapshot that teaches")
         axes[1].set_xlabel("I(X;Y|C) of the snapshot (nats)")
         axes[0].set_title(plain(result.title), loc="left", fontsize=8)
@@ -347,7 +356,6 @@ def _enlarge(axis: Any, rows: Sequence[Row]) -> None:
             if row["n"] > 2 and row["low"] is not None:
                 low, high = 100 * row["low"], 100 * row["high"]
                 axis.axhspan(low, high, color=COLORS[7], alpha=0.15, linewidth=0)
-    axis.set_xscale("log")
     axis.set_ylim(100 * least, 100 * least + 1.3 * NEAR)
     axis.set_xlabel("training step of the snapshot that teaches")
     axis.set_ylabel("test accuracy of students (%)")
@@ -375,10 +383,8 @@ def _draw_students(
     axes[1].plot(x, errors, markersize=3, linewidth=0.8, label=label, **look)
     axes[1].plot(x[-1:], errors[-1:], markersize=7, **look)
     for place, side, shift in ((0, "left", 5), (len(steps) - 1, "right", -6)):
-        axes[1].annotate(
-            f"step {steps[place]:,}", (x[place], errors[place]), xytext=(shift, 4),
-            textcoords="offset points", fontsize=6, color=look["color"], ha=side,
-        )  # fmt: skip
+        at = (x[place], errors[place])
+        beside(axes[1], f"step {steps[place]:,}", at, (shift, 4), look["color"], ha=side)
 
 
 def _curve(rows: Sequence[Row], eps: float, metric: str) -> list[Row]:

@@ -22,7 +22,7 @@ from lsexp.analysis.information import (
 from lsexp.analysis.statistics import Interval, over_examples, over_seeds
 from lsexp.config import TrainConfig, key, walk
 from lsexp.errors import UserError
-from lsexp.figures import grid, logarithmic, marker_of, plain, series_style, styled
+from lsexp.figures import grid, logarithmic, marker_of, over_training, plain, series_style, styled
 from lsexp.measure import Draws, Measurement, Question
 from lsexp.published import PAPER_PAIR, papers
 from lsexp.studies import (
@@ -62,12 +62,12 @@ HELP = "Figure 6: information between the example and the logits, during trainin
 ORDER = 5
 READING = {
     "information": "How much of which training image it sees a network's logits tell, in nats, "
-    "against the training step: the whole, its parts (the class, and the image within its "
-    "class), and other meters of the same collapse. The paper has it rise, then fall, the "
-    "more so under smoothing, towards log 2: the class alone. The other meters, of features and "
-    "the last layer: NC1 (spread within classes by that between them), NC2 (how far the class "
-    "means are from equal lengths and angles), NC3 (how far the templates are from the class "
-    "means), all 0 at full collapse; class separation R^2, 1 at full collapse; gamma, the "
+    "against the training step (its axis is spaced as square roots): the whole, its parts (the "
+    "class, and the image within its class), and other meters of the same collapse. The paper has "
+    "it rise, then fall, the more so under smoothing, towards log 2: the class alone. The other "
+    "meters, of features and the last layer: NC1 (spread within classes by that between them), NC2 "
+    "(how far the class means are from equal lengths and angles), NC3 (how far the templates are "
+    "from the class means), all 0 at full collapse; class separation R^2, 1 at full collapse; gamma, the "
     "smoothing whose labels are as soft as the probabilities on training images. Bands are 95 % "
     "intervals over seeds.",
     "students": "Test error of students distilled from each snapshot, against its training step "
@@ -701,16 +701,15 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
             _draw_panel(axis, result.tables["information"], names)
             axis.set_ylabel(label)
             axis.set_xlabel("training step")
-            axis.set_xscale("symlog", linthresh=1)
-            axis.set_xlim(left=0)
+            over_training(axis, max(row["step"] for row in result.tables["information"]))
         for axis, most in ((axes[0], True), (axes[1], False)):
             _draw_limits(axis, result, most=most)
         logarithmic(axes[2])
         axes[0].set_title(plain(result.title), loc="left", fontsize=8)
         for axis in (axes[0], axes[2], axes[4], axes[5]):
             axis.legend(fontsize=7)
-        axes[1].legend(fontsize=6, loc="best")
-        axes[3].legend(fontsize=6)
+        for axis in (axes[1], axes[3]):
+            axis.legend(fontsize=6)
     taught = [result for result in results if "students" in result.tables]
     if not taught:
         return {"information": figure}
