@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -282,8 +282,10 @@ class _Recorder:
         signals: list[str],
         segments: list[Segment],
         taught: dict[str, Any] | None,
+        snapshots: Sequence[int],
     ) -> None:
         self.plan = plan
+        self.snapshots = snapshots
         self.taught = taught
         self.claim = claim
         self.view = view
@@ -313,7 +315,7 @@ class _Recorder:
     def checkpoint(self, state: dict[str, Any]) -> None:
         plan = self.plan
         more = {"identity": plan.identity, "segments": self.segments, "teacher": self.taught}
-        whole = pack({**state, **more})
+        whole = pack({**state, **more, "snapshots": [*self.snapshots]})
         replace_file(self.claim.attempt / "checkpoint.pt", whole)
         replace_file(self.claim.attempt / "history.csv", history_text(self.history))
 
@@ -424,9 +426,12 @@ def _train_claimed(
         say(f"continuing {folder.path} from step {member.step}")
     segments = [] if state is None else state["segments"]
     segments = [*segments, segment(plan, env, member.step)]
+    # Also those that another command began it for, which would have to train it again.
+    begun_for = [] if state is None else state.get("snapshots", [])
+    snapshots = sorted({*plan.snapshots, *begun_for})
 
     with view(steps=config.train.steps, start=member.step) as shown:
-        recorder = _Recorder(plan, claim, shown, signals, segments, taught)
+        recorder = _Recorder(plan, claim, shown, signals, segments, taught, snapshots)
         for row in progress.history:
             recorder.epoch(row)
         try:
@@ -436,7 +441,7 @@ def _train_claimed(
                 recorder,
                 progress,
                 checkpoint_seconds=config.artifacts.checkpoint_seconds,
-                snapshots=plan.snapshots,
+                snapshots=snapshots,
                 advance=stepper(
                     member, capture=config.capture, exact=not config.fast, name=folder.path.name
                 ),

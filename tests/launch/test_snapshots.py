@@ -242,9 +242,9 @@ def test_a_snapshot_that_was_removed_comes_back(tmp_path):
 LONG = ["train.steps=1200", "artifacts.checkpoint_seconds=0.1"]
 
 
-def test_they_outlive_a_kill(tmp_path):
-    words = ["train", *TINY, *LONG, "artifacts.snapshots=9"]
-    process = lsexp(*words, cwd=tmp_path, start=True)
+def test_they_outlive_a_kill_though_the_next_command_asks_for_none(tmp_path):
+    words = ["train", *TINY, *LONG]
+    process = lsexp(*words, "artifacts.snapshots=9", cwd=tmp_path, start=True)
     until_it_saves(tmp_path / "runs", process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
