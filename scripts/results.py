@@ -28,6 +28,7 @@ MNIST = "recipe=mnist_mlp budget=paper"
 # In bf16, chosen on one machine or not: days of work may pass over several.
 THIN = "recipe=cifar100_resnet56_thin precision=bf16"
 ALEXNET = "recipe=cifar10_alexnet precision=bf16"
+TEACHERS = "recipe=cifar10_resnet56_thin precision=bf16"
 # A third of the paper's schedule, for which a GPU was there; what it left is finished on a CPU.
 THIRD = (
     "recipe=cifar10_alexnet budget=paper train.steps=130000 precision=bf16 resume=any "
@@ -64,7 +65,8 @@ SETS = {
         f"sweep eps {ALEXNET} artifacts.snapshots=17 eps=0,0.05,0.1,0.2 seeds=3",
         f"sweep calibration {ALEXNET} artifacts.snapshots=17 eps=0,0.05,0.1,0.2 seeds=3",
         f"sweep projections {ALEXNET} artifacts.snapshots=17 eps=0,0.1 seeds=3",
-        "sweep information recipe=cifar10_resnet56_thin precision=bf16 eps=0,0.1,0.3,0.6 seeds=3",
+        f"sweep information {TEACHERS} eps=0,0.1 seeds=3",
+        f"sweep information {TEACHERS} eps=0,0.1,0.3,0.6 seeds=3",
         "sweep distillation recipe=cifar10_distill_thin precision=bf16 eps=0,0.1,0.3,0.6 "
         "temperatures=1,2,4,8,16 seeds=3",
         f"sweep eps {THIRD}",

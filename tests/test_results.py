@@ -58,7 +58,8 @@ def row_of(name, eps, finer):
     ece = f"{pm(one(0, 'ece'), 3 + finer)} → {pm(one(eps, 'ece'), 3 + finer)}"
     scaled = f"{pm(one(0, 'ece', 'fitted'), 3 + finer)} (T {temperature:.2f})"
     [work] = {f"{r.steps:,} steps on {r.images:,} images" for r in runs.itertuples()}
-    commits = ", ".join(sorted({f"`{c[:7]}{c[40:]}`" for c in runs.commit}))
+    each = {c for told in runs.commit for c in told.split(", then ")}
+    commits = ", ".join(sorted(f"`{c[:7]}{c[40:]}`" for c in each))
     commits = commits.replace(" (dirty)`", " (dirty)` †")
     devices = {f"{r.device} ({r.cpu_class}), {r.precision}" for r in runs.itertuples()}
     if len(devices) == 1:

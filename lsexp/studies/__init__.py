@@ -251,15 +251,19 @@ def run_row(one: Trained, **more: Any) -> Row:
     row["train_size"] = one.entry.config.get("data.train_size")
     row["precision"] = one.entry.config.get("precision")
     row["seconds"] = metrics.get("seconds")
-    for name in ("cpu_class", "threads", "torch"):
-        row[name] = provenance.get(name)
-    # A run may have gone on elsewhere.
-    parts = [part["environment"] for part in provenance.get("segments", [])] or [provenance]
-    devices = dict.fromkeys(part.get("device") for part in parts)
-    row["device"] = ", then ".join(map(str, devices)) if provenance else None
+    # A run may have gone on elsewhere, or with other code.
+    parts = provenance.get("segments", [])
+    there = [part["environment"] for part in parts] or [provenance]
+    on_cpu = [each for each in there if each.get("device") == "cpu"]
+    row["cpu_class"] = _in_turn(each.get("cpu_class") for each in on_cpu)
+    row["threads"] = provenance.get("threads")
+    for name in ("torch", "device"):
+        row[name] = _in_turn(each.get(name) for each in there)
     row["kernels"] = provenance.get("kernels", "deterministic") if provenance else None
-    git = provenance.get("git") or {}
-    row["commit"] = f"{git['commit']}{' (dirty)' if git['dirty'] else ''}" if git else None
+    code = [part.get("git") for part in parts] or [provenance.get("git")]
+    row["commit"] = _in_turn(
+        git and f"{git['commit']}{' (dirty)' if git['dirty'] else ''}" for git in code
+    )
     # Folders are of the machine, not of the run.
     words = [
         word
@@ -270,15 +274,30 @@ def run_row(one: Trained, **more: Any) -> Row:
     return row
 
 
+KINDS = {
+    "precision": "precisions",
+    "device": "devices",
+    "cpu_class": "classes of CPU",
+    "torch": "versions of torch",
+    "kernels": "kernels",
+}
+"""Columns of runs.csv in which runs that are compared had better be alike."""
+
+
+def _in_turn(values: Iterable[str | None]) -> str | None:
+    """What the processes that trained a run had: each once, in their order; None for nothing."""
+    return ", then ".join(dict.fromkeys(value for value in values if value)) or None
+
+
 def mixed(trained: Sequence[Trained]) -> list[str]:
     """Lines on what finished runs of one recipe do not share beside what was asked: how numbers are
     rounded, and on what."""
     rows = [run_row(one) for one in trained if one.finished]
     lines = []
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
-        kinds = (("precision", "precisions"), ("device", "devices"), ("kernels", "kernels"))
-        for name, what in kinds:
-            counts = Counter(str(row[name]) for row in rows if row["recipe"] == recipe)
+        for name, what in KINDS.items():
+            values = (row[name] for row in rows if row["recipe"] == recipe)
+            counts = Counter(str(value) for value in values if value is not None)
             if len(counts) > 1:
                 told = ", ".join(f"{count} of {value}" for value, count in counts.most_common())
                 lines.append(
