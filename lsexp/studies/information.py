@@ -67,9 +67,9 @@ READING = {
     "it rise, then fall, the more so under smoothing, towards log 2: the class alone. The other "
     "meters, of features and the last layer: NC1 (spread within classes by that between them), NC2 "
     "(how far the class means are from equal lengths and angles), NC3 (how far the templates are "
-    "from the class means), all 0 at full collapse; class separation R^2, 1 at full collapse; gamma, the "
-    "smoothing whose labels are as soft as the probabilities on training images. Bands are 95 % "
-    "intervals over seeds.",
+    "from the class means), all 0 at full collapse; class separation R^2, 1 at full collapse; "
+    "gamma, the smoothing whose labels are as soft as the probabilities on training images. "
+    "Bands are 95 % intervals over seeds.",
     "students": "Test error of students distilled from each snapshot, against its training step "
     "and against what it keeps of an image within its class; dotted, the snapshots' own. Between "
     "them the accuracy of the best, enlarged, with 95 % intervals over seeds.",
