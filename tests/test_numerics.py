@@ -462,7 +462,7 @@ def test_what_are_no_confidences_has_no_ece_and_no_floor(confidence):
     with pytest.raises(ValueError, match="confidences"):
         calibration.ece_of(confidence, np.ones(len(confidence)))
     if len(confidence):
-        with pytest.raises(ValueError, match="confidences"):
+        with pytest.raises(ValueError, match="probabilities"):
             calibration.ece(confidence[:, None], np.array([0]))
 
 

@@ -5,7 +5,18 @@ Shape letters: N examples, K classes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+
+def array(values: Any, dtype: Any = None) -> np.ndarray:
+    """`np.asarray`, also of tensors with gradients, on a GPU, or in bfloat16 (as float32)."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if str(values.dtype) == "torch.bfloat16":
+            values = values.float()
+    return np.asarray(values, dtype)
 
 
 def labelled(
@@ -22,7 +33,7 @@ def labelled(
         ValueError: values that are not [N, K], no examples, other than one label for each, or a
             label that is no class.
     """
-    values_NK, labels_N = np.asarray(values_NK), np.asarray(labels_N)
+    values_NK, labels_N = array(values_NK), array(labels_N)
     if values_NK.ndim != 2 or labels_N.shape != values_NK.shape[:1]:
         raise ValueError(
             f"{what} must be [N, K] and labels [N], not {values_NK.shape} and {labels_N.shape}"
@@ -50,7 +61,7 @@ def below_max(logits_NK: np.ndarray) -> np.ndarray:
         ValueError: logits that are not [N, K], a logit that is NaN or +inf, or an example with
             nothing but -inf.
     """
-    logits_NK = np.asarray(logits_NK)
+    logits_NK = array(logits_NK)
     if logits_NK.ndim != 2 or not logits_NK.shape[1]:
         raise ValueError(f"logits must be [N, K], not {logits_NK.shape}")
     largest_N1 = logits_NK.max(axis=1, keepdims=True)

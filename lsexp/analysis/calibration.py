@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsexp.analysis._inputs import below_max, labelled, of_label
+from lsexp.analysis._inputs import array, below_max, labelled, of_label
 from lsexp.analysis.statistics import Interval, groups_of, over_both_of_sums
 
 BINS = 15
@@ -105,12 +105,13 @@ def top_label(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> tuple[np.nd
 
     Raises:
         ValueError: no examples, not a row of probabilities for each label, or a label that is no
-            class.
+            class; rows that do not sum to one.
 
     >>> top_label(np.array([[0.3, 0.7], [0.5, 0.5]]), np.array([1, 1]))
     (array([0.7, 0.5]), array([ True, False]))
     """
     probabilities_NK, labels_N = labelled(probabilities_NK, labels_N, "probabilities")
+    _check_rows(probabilities_NK)
     return probabilities_NK.max(axis=1), probabilities_NK.argmax(axis=1) == labels_N
 
 
@@ -176,7 +177,7 @@ def debiased_ece_over_both(
     >>> debiased_ece_over_both(confidence, np.array([[1, 1, 1, 0], [1, 0, 1, 0]])).n
     2
     """
-    confidence_SN, correct_SN = np.asarray(confidence_SN), np.asarray(correct_SN)
+    confidence_SN, correct_SN = array(confidence_SN), array(correct_SN)
     if confidence_SN.ndim != 2 or confidence_SN.shape != correct_SN.shape or not len(confidence_SN):
         raise ValueError(
             f"confidences and correctness must be [S, N], not {confidence_SN.shape} and "
@@ -434,8 +435,8 @@ def confidence_gap(confidence_N: np.ndarray, correct_N: np.ndarray) -> float:
 
 
 def _checked(confidence_N: np.ndarray, correct_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    confidence_N = np.asarray(confidence_N, dtype=np.float64)
-    correct_N = np.asarray(correct_N, dtype=np.float64)
+    confidence_N = array(confidence_N, dtype=np.float64)
+    correct_N = array(correct_N, dtype=np.float64)
     if confidence_N.ndim != 1 or confidence_N.shape != correct_N.shape:
         raise ValueError(
             f"confidences and correctness must be [N], not {confidence_N.shape} and "
@@ -449,8 +450,22 @@ def _checked(confidence_N: np.ndarray, correct_N: np.ndarray) -> tuple[np.ndarra
     return confidence_N, correct_N
 
 
+def _check_rows(probabilities_NK: np.ndarray) -> None:
+    _check_probabilities(probabilities_NK, "probabilities")
+    apart_N = np.abs(probabilities_NK.sum(axis=1, dtype=np.float64) - 1)
+    if apart_N.max() > 0.01:  # less is the rounding of 16 bits
+        worst = int(apart_N.argmax())
+        total = probabilities_NK[worst].sum(dtype=np.float64)
+        raise ValueError(
+            f"probabilities of an example must sum to 1: those of number {worst} to {total:.4g}; "
+            f"are these sigmoids?"
+        )
+
+
 def _check_probabilities(values: np.ndarray, what: str) -> None:
-    # A float32 softmax may exceed 1 by its rounding. NaN is refused too.
+    if np.isnan(values).any():
+        raise ValueError(f"{what} that are NaN: leave diverged runs out first")
+    # A float32 softmax may exceed 1 by its rounding.
     if not ((values >= 0) & (values <= 1 + 1e-6)).all():
         raise ValueError(f"{what} must be in 0..1: are these logits?")
 
@@ -544,7 +559,7 @@ def brier(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> float:
 def brier_by_example(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """What `brier` is the mean of, float64 [N]."""
     probabilities_NK, labels_N = labelled(probabilities_NK, labels_N, "probabilities")
-    _check_probabilities(probabilities_NK, "probabilities")
+    _check_rows(probabilities_NK)
     probabilities_NK = probabilities_NK.astype(np.float64, copy=False)
     squared_N: np.ndarray = (probabilities_NK**2).sum(axis=1)
     return squared_N - 2 * of_label(probabilities_NK, labels_N) + 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lsexp.analysis._inputs import labelled, of_label
+from lsexp.analysis._inputs import array, labelled, of_label
 
 
 class Degenerate(ValueError):
@@ -105,7 +105,7 @@ def nc3(features_ND: np.ndarray, labels_N: np.ndarray, weight_KD: np.ndarray) ->
     0.0
     """
     means_KD, _, _ = _classes(features_ND, labels_N)
-    weight_KD, classes = np.asarray(weight_KD, np.float64), np.unique(labels_N)
+    weight_KD, classes = array(weight_KD, np.float64), np.unique(labels_N)
     if not 0 <= classes[0] <= classes[-1] < len(weight_KD):
         raise ValueError(
             f"labels must be in 0..{len(weight_KD) - 1}, not {classes[0]}..{classes[-1]}"
@@ -184,7 +184,7 @@ def _classes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Class means, features less those of their class, and weights with which classes count alike
     (summing to 1)."""
-    features_ND, labels_N = _finite(features_ND), np.asarray(labels_N)
+    features_ND, labels_N = _finite(features_ND), array(labels_N)
     if features_ND.ndim != 2 or labels_N.shape != features_ND.shape[:1]:
         raise ValueError(
             f"features must be [N, D] and labels [N], not {features_ND.shape} and {labels_N.shape}"
@@ -199,7 +199,7 @@ def _classes(
 
 
 def _finite(features_ND: np.ndarray) -> np.ndarray:
-    features_ND = np.asarray(features_ND, np.float64)
+    features_ND = array(features_ND, np.float64)
     if not np.isfinite(features_ND).all():
         raise ValueError("features that are not finite")
     return features_ND

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from lsexp.analysis._inputs import below_max, labelled
+from lsexp.analysis._inputs import array, below_max, labelled
 from lsexp.analysis.calibration import softmax
 from lsexp.analysis.collapse import effective_smoothing
 
@@ -75,7 +75,7 @@ def wrong_class_agreement(
     from scipy.stats import rankdata  # a second, which other commands have no use for
 
     logits_NK, labels_N = labelled(logits_NK, labels_N, "logits")
-    others_NK = np.asarray(others_NK)
+    others_NK = array(others_NK)
     if others_NK.shape != logits_NK.shape:
         raise ValueError(f"logits must be of one shape, not {logits_NK.shape}, {others_NK.shape}")
     if np.isnan(logits_NK).any() or np.isnan(others_NK).any():

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsexp.analysis._inputs import array
+
 NARROW = 1e-12
 """A noise of less than this part of the spread counts as none."""
 BLOCK = 2_000_000
@@ -156,7 +158,7 @@ def nearest_neighbours(y_NM: np.ndarray, neighbours: int = 3) -> float | None:
     """
     from scipy.special import digamma  # as in statistics.py
 
-    y_NM = np.asarray(y_NM, np.float64)
+    y_NM = array(y_NM, np.float64)
     if y_NM.ndim != 2 or not y_NM.size:
         raise ValueError(f"draws must be [N, M], none empty, not {y_NM.shape}")
     if not np.isfinite(y_NM).all():
@@ -211,7 +213,7 @@ def bounds(mu_N: np.ndarray, variance: float) -> tuple[float, float]:
     >>> round(low, 4), round(high, 4)
     (0.6931, 0.6931)
     """
-    mu_N = np.asarray(mu_N, np.float64)
+    mu_N = array(mu_N, np.float64)
     if mu_N.ndim != 1 or not mu_N.size:
         raise ValueError(f"means must be [N], one or more, not {mu_N.shape}")
     if not np.isfinite(mu_N).all():
@@ -229,8 +231,8 @@ def bounds(mu_N: np.ndarray, variance: float) -> tuple[float, float]:
 def _checked(
     means_NL: np.ndarray, fresh_NM: np.ndarray, classes_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    means_NL, fresh_NM = np.asarray(means_NL, np.float64), np.asarray(fresh_NM, np.float64)
-    classes_N = np.asarray(classes_N)
+    means_NL, fresh_NM = array(means_NL, np.float64), array(fresh_NM, np.float64)
+    classes_N = array(classes_N)
     if means_NL.ndim != 2 or fresh_NM.ndim != 2 or not means_NL.size or not fresh_NM.size:
         raise ValueError(f"draws must be [N, L] and [N, M], not {means_NL.shape}, {fresh_NM.shape}")
     if not len(means_NL) == len(fresh_NM) == len(classes_N) or len(classes_N) < 2:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsexp.analysis._inputs import array
+
 
 class Plane(NamedTuple):
     """A plane in the space of activations, arrays float64.
@@ -41,7 +43,7 @@ def templates(weight_KD: np.ndarray, bias_K: np.ndarray) -> np.ndarray:
     >>> templates(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([5.0, 6.0])).tolist()
     [[1.0, 2.0, 5.0], [3.0, 4.0, 6.0]]
     """
-    weight_KD, bias_K = np.asarray(weight_KD, np.float64), np.asarray(bias_K, np.float64)
+    weight_KD, bias_K = array(weight_KD, np.float64), array(bias_K, np.float64)
     if weight_KD.ndim != 2 or bias_K.shape != weight_KD.shape[:1]:
         raise ValueError(
             f"weights must be [K, D] and biases [K], not {weight_KD.shape} and {bias_K.shape}"
@@ -64,7 +66,7 @@ def activations(features_ND: np.ndarray) -> np.ndarray:
     >>> activations(np.array([[1.0, 2.0]])).tolist()
     [[1.0, 2.0, 1.0]]
     """
-    features_ND = np.asarray(features_ND, np.float64)
+    features_ND = array(features_ND, np.float64)
     if features_ND.ndim != 2:
         raise ValueError(f"features must be [N, D], not {features_ND.shape}")
     return np.column_stack([features_ND, np.ones(len(features_ND))])
@@ -93,7 +95,7 @@ def plane_of(templates_3E: np.ndarray) -> Plane:
     >>> project(plane, np.array([[2.0, 5.0, 0.0], [1.0, 7.0, -3.0]])).round(6).tolist()
     [[1.0, -1.0], [0.0, 2.0]]
     """
-    templates_3E = np.asarray(templates_3E, np.float64)
+    templates_3E = array(templates_3E, np.float64)
     if templates_3E.ndim != 2 or len(templates_3E) != 3:
         raise ValueError(f"templates must be [3, E], not {templates_3E.shape}")
     sides_E2 = (templates_3E[1:] - templates_3E[0]).T
@@ -150,7 +152,7 @@ def project(plane: Plane, points_NE: np.ndarray) -> np.ndarray:
     >>> project(plane, np.array([[1.0, 1.0, 0.0], [1.0, 2.0, 7.0]])).round(6).tolist()
     [[0.0, 0.0], [0.0, 1.0]]
     """
-    points_NE = np.asarray(points_NE, np.float64)
+    points_NE = array(points_NE, np.float64)
     if points_NE.ndim != 2 or points_NE.shape[1] != len(plane.origin_E):
         raise ValueError(f"points must be [N, {len(plane.origin_E)}], not {points_NE.shape}")
     coordinates_N2: np.ndarray = (points_NE - plane.origin_E) @ plane.basis_E2
@@ -167,7 +169,7 @@ def tsne(features_ND: np.ndarray) -> np.ndarray:
     """
     from sklearn.manifold import TSNE
 
-    features_ND = np.asarray(features_ND, np.float64)
+    features_ND = array(features_ND, np.float64)
     if len(features_ND) < 4 or not np.ptp(features_ND, axis=0).max() > 0:
         raise ValueError("t-SNE needs four images or more whose features are not all alike")
     largest = np.abs(features_ND).max()
@@ -200,7 +202,7 @@ def scatter(points_ND: np.ndarray, labels_N: np.ndarray) -> tuple[float, float]:
     >>> scatter(np.array([[0.0], [2.0], [10.0], [10.0]]), np.array([0, 0, 1, 1]))
     (0.5, 20.25)
     """
-    points_ND, labels_N = np.asarray(points_ND, np.float64), np.asarray(labels_N)
+    points_ND, labels_N = array(points_ND, np.float64), array(labels_N)
     if points_ND.ndim != 2 or not points_ND.size or labels_N.shape != points_ND.shape[:1]:
         raise ValueError(
             f"points must be [N, D] and labels [N], none empty, not {points_ND.shape} and "
@@ -235,8 +237,8 @@ def distances(points_NE: np.ndarray, templates_KE: np.ndarray) -> np.ndarray:
     [[5.0, 1.0]]
     """
     points_NE, templates_KE = (
-        np.asarray(points_NE, np.float64),
-        np.asarray(templates_KE, np.float64),
+        array(points_NE, np.float64),
+        array(templates_KE, np.float64),
     )
     squared_NK = (
         (points_NE**2).sum(1)[:, None]

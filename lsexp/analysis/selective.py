@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsexp.analysis._inputs import below_max, labelled
+from lsexp.analysis._inputs import array, below_max, labelled
 
 # Norms to choose from: those of Cattelan and Silva's public code but for its 0, which normalises by
 # nothing.
@@ -115,7 +115,7 @@ def risk_coverage(score_N: np.ndarray, correct_N: np.ndarray) -> RiskCoverage:
     >>> found.coverage, found.risk.round(6)
     (array([0.25, 0.5 , 0.75, 1.  ]), array([0.      , 0.25    , 0.333333, 0.5     ]))
     """
-    score_N, correct_N = np.asarray(score_N, np.float64), np.asarray(correct_N, np.float64)
+    score_N, correct_N = array(score_N, np.float64), array(correct_N, np.float64)
     if score_N.shape != correct_N.shape or score_N.size == 0:
         raise ValueError(f"{score_N.shape} scores for {correct_N.shape} examples")
     if np.isnan(score_N).any():
@@ -203,7 +203,7 @@ def choose_p(logits_NK: np.ndarray, labels_N: np.ndarray) -> int:
 
 
 def _checked(logits_NK: np.ndarray) -> np.ndarray:
-    logits_NK = np.asarray(logits_NK, dtype=np.float64)
+    logits_NK = array(logits_NK, dtype=np.float64)
     if logits_NK.ndim != 2 or logits_NK.shape[1] < 2:
         raise ValueError(f"logits must be [N, K] with two classes or more, not {logits_NK.shape}")
     if not np.isfinite(logits_NK).all():

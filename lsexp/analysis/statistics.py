@@ -17,6 +17,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from lsexp.analysis._inputs import array
+
 # Half of the 5 % that a 95 % interval leaves out, on each side.
 UPPER = 0.975
 Z = 1.959963984540054
@@ -435,7 +437,7 @@ def smallest_visible_difference(disagreement: float, num_examples: int) -> float
 
 
 def _checked(values: np.ndarray, name: str, dimensions: int) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
+    values = array(values, dtype=np.float64)
     if values.ndim != dimensions or values.size == 0:
         raise ValueError(
             f"{name} must have {dimensions} dimensions, none empty, not {values.shape}"

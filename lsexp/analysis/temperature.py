@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lsexp.analysis._inputs import labelled, of_label
+from lsexp.analysis._inputs import array, labelled, of_label
 from lsexp.analysis.calibration import BINS, ece_of
 from lsexp.data.splits import stratified_order
 
@@ -131,7 +131,7 @@ def halves(labels_N: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     >>> [labels[half].tolist() for half in halves(labels)]
     [[0, 0, 1], [0, 0, 1]]
     """
-    labels_N = np.asarray(labels_N)
+    labels_N = array(labels_N)
     if len(labels_N) < 2:
         raise ValueError(f"{len(labels_N)} examples have no two halves")
     order_N = stratified_order(labels_N, seed)
@@ -160,7 +160,7 @@ def curve(
     array([0.012195, 0.1     ])
     """
     logits_NK, labels_N = _checked(logits_NK, labels_N)
-    temperatures_T = np.asarray(temperatures_T, dtype=np.float64)
+    temperatures_T = array(temperatures_T, dtype=np.float64)
     if not (np.isfinite(temperatures_T) & (temperatures_T > 0)).all():
         raise ValueError("temperatures must be finite and above 0")
     below_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)

@@ -149,7 +149,7 @@ def teacher_changed(path: Path, metrics: dict[str, Any]) -> bool:
     return False
 
 
-def load_runs(runs_dir: str | None = None, where: str = "") -> pd.DataFrame:
+def load_runs(runs_dir: str | Path | None = None, where: str = "") -> pd.DataFrame:
     """The runs of a folder as a table, a row a run.
 
     Args:
@@ -167,7 +167,7 @@ def load_runs(runs_dir: str | None = None, where: str = "") -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for entry in read_runs(runs_dir, where.split()):
+    for entry in read_runs(None if runs_dir is None else str(runs_dir), where.split()):
         numbers = {k: v for k, v in entry.metrics.items() if k not in ("config", "identity")}
         rows.append(
             {
@@ -310,7 +310,8 @@ def select(entries: list[Entry], words: list[str]) -> list[Entry]:
         if equals:
             _check_filter(entries, name, word)
             wanted = [value] if value.startswith(("[", "{")) else value.split(",")
-            entries = [e for e in entries if any(_is(_value(e, name), one) for one in wanted)]
+            _check_numbers(entries, name, wanted)
+            entries = [e for e in entries if any(_fits(e, name, one) for one in wanted)]
     return entries
 
 
@@ -324,6 +325,24 @@ def _check_filter(entries: list[Entry], name: str, word: str) -> None:
                 raise UserError(f"status={one}: must be one of {', '.join(STATUSES)}")
 
 
+def _check_numbers(entries: list[Entry], name: str, wanted: list[str]) -> None:
+    """What is no number can select nothing by a key that is one in all runs."""
+    values = [_value(entry, name) for entry in entries]
+    if not values or not all(type(value) in (int, float) for value in values):
+        return
+    for one in wanted:
+        if type(_typed(one)) not in (int, float):
+            few = ",".join(f"{value:.12g}" for value in sorted(set(values))[:2])
+            raise UserError(f"{name}={one}: must be a number, or several, e.g. {name}={few}")
+
+
+def _fits(entry: Entry, name: str, text: str) -> bool:
+    """Whether a run is one of those that `name=text` selects; data of one's own by their name too,
+    with which those of their runs begin."""
+    own = name == "data" and text and entry.name.startswith(f"{text}-")
+    return bool(own) or _is(_value(entry, name), text)
+
+
 def _begins(entry: Entry, prefix: str) -> bool:
     wanted = Path(prefix).name  # a path of a run, as commands print it, will do
     return entry.name.startswith(wanted) or entry.name.rpartition("-")[2].startswith(wanted)
@@ -335,6 +354,13 @@ def _value(entry: Entry, name: str) -> Any:
 
 def _is(value: Any, text: str) -> bool:
     """Whether a value is what was typed: 0.10 is 0.1, null is None, 1 is true only of a flag."""
+    typed = _typed(text)
+    if isinstance(typed, bool) and not isinstance(value, bool):
+        return str(value) == text
+    return bool(value == typed) or str(value) == text
+
+
+def _typed(text: str) -> Any:
     try:
         typed = yaml.safe_load(text) if text else ""
     except UNREADABLE:
@@ -342,9 +368,7 @@ def _is(value: Any, text: str) -> bool:
     if isinstance(typed, str):
         with contextlib.suppress(ValueError):
             typed = float(typed)  # YAML takes 1e-4 for a word
-    if isinstance(typed, bool) and not isinstance(value, bool):
-        return str(value) == text
-    return bool(value == typed) or str(value) == text
+    return typed
 
 
 def _order(entry: Entry) -> tuple[Any, ...]:

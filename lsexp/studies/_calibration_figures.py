@@ -208,13 +208,14 @@ def _draw_temperatures(results: Sequence[Result]) -> Figure:
                     "" if best is None else f", T = {rounded(best, places(best, 2))}"
                 )
                 axis.plot(at_T, np.maximum(mean_T, LEAST), label=title, **style)
-                if best is not None and at_T[0] <= best <= at_T[-1]:
+                if best is not None:  # one beyond the axis lies at its edge
                     dot = np.interp(np.log(best), np.log(at_T), np.maximum(mean_T, LEAST))
-                    axis.plot(best, dot, "o", color=style["color"], markersize=5)
+                    place = np.clip(best, at_T[0], at_T[-1])
+                    axis.plot(place, dot, "o", color=style["color"], markersize=5, clip_on=False)
             axis.axvline(1, color="0.5", linewidth=0.8)
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:g}")
-            axis.set_xlabel("temperature (dots: mean of those fitted on val)")
+            axis.set_xlabel("temperature (dots: means fitted on val)")
             axis.set_ylabel(label)
             if top > LEAST:
                 logarithmic(axis)

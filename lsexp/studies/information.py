@@ -709,7 +709,7 @@ def draw(study: Config, results: Sequence[Result]) -> dict[str, Figure]:
         for axis in (axes[0], axes[2], axes[4], axes[5]):
             axis.legend(fontsize=7)
         for axis in (axes[1], axes[3]):
-            axis.legend(fontsize=6)
+            axis.legend(fontsize=6, handlelength=4, markerscale=0)  # dashes are seen, no markers
     taught = [result for result in results if "students" in result.tables]
     if not taught:
         return {"information": figure}

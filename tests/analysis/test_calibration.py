@@ -51,9 +51,9 @@ def random_case(seed, count=500, classes=10, spread=3.0):
     return logits, labels
 
 
-def two(*confidences):
-    """Rows [c, 0]: class 0 with confidence c."""
-    return np.array([[c, 0.0] for c in confidences])
+def rows(*confidences):
+    """Class 0 with each confidence, which may be small: the rest is of 99 classes."""
+    return np.array([[c, *[(1 - c) / 99] * 99] for c in confidences])
 
 
 @pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
@@ -72,12 +72,12 @@ def test_ece_is_that_of_torchmetrics(classes, spread):
 
 
 def test_ece_of_one_bin_is_accuracy_against_mean_confidence():
-    assert ece(two(0.9, 0.8, 0.7, 0.6), np.array([0, 1, 1, 1]), bins=1) == pytest.approx(0.5)
+    assert ece(rows(0.9, 0.8, 0.7, 0.6), np.array([0, 1, 1, 1]), bins=1) == pytest.approx(0.5)
 
 
 def test_ece_weighs_bins_by_their_examples():
     # Bin (14/15, 1]: three of .96, two right. Bin (7/15, 8/15]: one of .5, right.
-    found = ece(two(0.96, 0.96, 0.96, 0.5), np.array([0, 0, 1, 0]))
+    found = ece(rows(0.96, 0.96, 0.96, 0.5), np.array([0, 0, 1, 0]))
     assert found == pytest.approx((3 * abs(2 / 3 - 0.96) + 1 * abs(1 - 0.5)) / 4)
 
 
@@ -89,13 +89,13 @@ def test_ece_is_0_where_every_bin_is_right_as_often_as_it_says():
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_ece_of_full_confidence_is_the_error(value):
     labels = np.array([0, 0, 1, 1 - int(value)])
-    probabilities = two(1.0, 1.0, 1.0, 1.0)
+    probabilities = rows(1.0, 1.0, 1.0, 1.0)
     assert ece(probabilities, labels) == pytest.approx((labels == 1).mean())
 
 
 def test_confidence_1_shares_the_last_bin():
     # Together |1/2 - mean(1, .95)|; in bins of their own it would be (1 + .05) / 2.
-    assert ece(two(1.0, 0.95), np.array([1, 0])) == pytest.approx(0.475)
+    assert ece(rows(1.0, 0.95), np.array([1, 0])) == pytest.approx(0.475)
 
 
 @pytest.mark.parametrize("k", range(1, BINS + 1))
@@ -103,9 +103,9 @@ def test_a_confidence_on_an_edge_is_of_the_bin_below(k):
     edge, below, above = k / BINS, (k - 0.5) / BINS, (k + 0.5) / BINS
     labels = np.array([1, 0])  # wrong on the edge, right beside it
     together, apart = abs(1 - edge - below) / 2, (edge + 1 - above) / 2
-    assert ece(two(edge, below), labels) == pytest.approx(together)
+    assert ece(rows(edge, below), labels) == pytest.approx(together)
     if k < BINS:
-        assert ece(two(edge, above), labels) == pytest.approx(apart)
+        assert ece(rows(edge, above), labels) == pytest.approx(apart)
 
 
 def test_scores_do_not_depend_on_the_order_of_examples_or_on_names_of_classes():
@@ -585,9 +585,31 @@ def test_what_is_no_probability_is_an_error(measure):
     for confidence in ([], [0.5, 0.5]):
         with pytest.raises(ValueError, match="confidences and correctness must be"):
             measure(np.array(confidence), np.array([True]))
-    for confidence in ([3.2], [-0.1], [np.nan]):
+    for confidence in ([3.2], [-0.1]):
         with pytest.raises(ValueError, match="are these logits"):
             measure(np.array(confidence), np.array([True]))
+    with pytest.raises(ValueError, match="confidences that are NaN"):
+        measure(np.array([np.nan]), np.array([True]))
+
+
+@pytest.mark.parametrize("measure", [ece, brier, top_label])
+def test_rows_that_are_no_distribution_are_an_error(measure):
+    sigmoids = np.array([[0.5, 0.5], [0.9, 0.9]])
+    message = "must sum to 1: those of number 1 to 1.8; are these sigmoids"
+    with pytest.raises(ValueError, match=message):
+        measure(sigmoids, np.array([0, 0]))
+    half = softmax(random_case(4)[0]).astype(np.float16)
+    measure(half, np.zeros(len(half), int))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_in_training_are_taken_as_they_are(dtype):
+    logits, labels = random_case(5)
+    tensor = torch.tensor(logits, dtype=dtype, requires_grad=True)
+    as_array = tensor.detach().float().numpy()
+    assert scores(tensor, torch.tensor(labels)) == scores(as_array, labels)
+    soft = tensor.softmax(1)
+    assert ece(soft, torch.tensor(labels)) == ece(soft.detach().float().numpy(), labels)
 
 
 def test_what_are_no_probabilities_of_classes_is_an_error():

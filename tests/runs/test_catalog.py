@@ -15,7 +15,7 @@ from lsexp import processes
 from lsexp.cli import main
 from lsexp.errors import UserError
 from lsexp.runs import claims, command, store
-from lsexp.runs.catalog import read_run, read_runs
+from lsexp.runs.catalog import Entry, read_run, read_runs, select
 from lsexp.runs.identity import digest
 from lsexp.runs.store import aside_of
 
@@ -74,14 +74,21 @@ def test_all_runs_are_listed_in_order_with_their_status(capsys, runs):
         ("optim.nesterov=true", 5),
         ("optim.nesterov=1", 5),
         ("optim.nesterov=false,0", 0),
-        ("seed=true,false", 0),  # numbers are no flags
-        ("loss.eps=False", 0),
         ("data.path=null", 5),
         ("model.widths=[128,128]", 5),
     ],
 )
 def test_filters_by_config_values(runs, where, count):
-    assert len(lsexp.load_runs(str(runs), where)) == count
+    assert len(lsexp.load_runs(runs, where)) == count
+
+
+def test_data_of_ones_own_are_named_by_their_file():
+    mine = Entry(Path("mine-mlp-eps0-seed0-0123456789ab"), "finished")
+    other = Entry(Path("mine2-mlp-eps0-seed0-0123456789ab"), "finished")
+    for entry in (mine, other):
+        entry.config = {"data.name": "npz"}
+    assert select([mine, other], ["data=mine"]) == [mine]
+    assert select([mine, other], ["data=npz"]) == [mine, other]
 
 
 def test_json_is_for_programs(capsys, runs):
@@ -286,6 +293,8 @@ def test_what_is_no_run_is_passed_over(capsys, runs):
         (["rm", "digits", "--yes"], ["digits: fits 5 runs", "rm takes names that fit one"]),
         (["rm", "/elsewhere/digits", "--yes"], ["is not in", "runs_dir=/elsewhere"]),
         (["status=fail"], ["status=fail: must be one of finished, stale"]),
+        (["seed=0..1"], ["seed=0..1: must be a number, or several, e.g. seed=0,1"]),
+        (["rm", "loss.eps=0,False", "--yes"], ["loss.eps=False: must be a number"]),
         (["--jsn"], ["no such flag of list", "--json"]),
         (["show", "--yes"], ["no such flag of show"]),
     ],
@@ -331,7 +340,7 @@ def test_a_thousand_runs_are_listed_quickly(runs, tmp_path):
     assert seconds < 1.5
 
 
-@pytest.mark.parametrize("word", ["seed=!!timestamp x", f"seed={'[' * 2000}", "seed=!!int x"])
+@pytest.mark.parametrize("word", ["recipe=!!timestamp x", f"recipe={'[' * 2000}", "recipe=!!int x"])
 def test_what_yaml_cannot_read_selects_nothing(capsys, runs, word):
     code, out, _ = run(capsys, word, f"runs_dir={runs}")
     assert (code, out[-1]) == (0, f"0 runs, 0 B, in {runs}")
