@@ -324,6 +324,15 @@ def test_the_numbers_of_table_3_on_cifar_100():
     told = f"ECE is {hard} hard, {scaled} at their temperature of {T}, {smoothed} at eps 0.05"
     assert told in TOLD, told
     assert f"still over-confident: their own temperature is {T_own}, at which ECE is {own}" in TOLD
+    one_seed = [f"{one(eps, 'ece', '1').value:.3f}" for eps in (0.1, 0.2)]
+    T_of_one = [f"{one(eps, 'temperature', 'fitted', 'val').value:.2f}" for eps in (0.1, 0.2)]
+    told = (
+        f"ECE is {one_seed[0]} at eps 0.1 and {one_seed[1]} at 0.2, at a temperature of their own"
+    )
+    assert f"{told} of {' and '.join(T_of_one)}" in TOLD
+    assert f"of which one seed is done, ECE is {' and '.join(one_seed)}" in README
+    [accuracy] = findings(f"cifar/eps/{THIN}").itertuples()
+    assert f"({100 * accuracy.value:.2f} points, {accuracy.verdict})" in TOLD
     runs = pd.read_csv(ROOT / f"results/cifar/calibration/{THIN}/runs.csv")
     assert f"{runs.seconds.sum() / 3600:.1f} core-hours" in TOLD
     low, high = (round(value / 60) for value in (runs.seconds.min(), runs.seconds.max()))
