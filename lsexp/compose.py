@@ -134,7 +134,7 @@ def sweep_config(study: str, words: list[str]) -> tuple[SweepConfig, Chosen] | N
         elif name == "study" or name.startswith("study."):
             raise unknown(word, "key", _known(own), help_command)
         typed.append(word)
-    known = _known([f"study.{name}" for name in own])
+    known = [key for key in _known([f"study.{name}" for name in own]) if key not in module.OWNED]
     try:
         flags, overrides = _check_words(typed, known, help_command)
         found = _hydra(f"study/{study}", flags, overrides, module.Config)

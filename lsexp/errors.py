@@ -48,12 +48,17 @@ def unknown(word: str, what: str, known: Iterable[str], help_command: str) -> Us
 
     >>> print(unknown("eps=1", "key", ["loss.eps", "seed"], "lsexp train --help"))
     eps=1: no such key; did you mean loss.eps? `lsexp train --help` lists them
+    >>> print(unknown("esp=1", "key", ["loss.eps", "seed"], "lsexp train --help"))
+    esp=1: no such key; did you mean loss.eps? `lsexp train --help` lists them
     >>> print(unknown("xyz", "key", ["loss.eps", "seed"], "lsexp train --help"))
     xyz: no such key; `lsexp train --help` lists them
     """
     name, words = word.partition("=")[0], list(known)
     close = [other for other in words if other.rpartition(".")[2] == name]
-    close = close or difflib.get_close_matches(name, words, n=1, cutoff=0.65)
+    if not close:  # by whole names, and by their last parts
+        full = {other.rpartition(".")[2]: other for other in words}
+        full |= {other: other for other in words}
+        close = [full[one] for one in difflib.get_close_matches(name, full, n=1, cutoff=0.65)]
     hint = f" did you mean {close[0]}?" if close else ""
     return UserError(f"{word}: no such {what};{hint} `{help_command}` lists them")
 

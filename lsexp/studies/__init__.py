@@ -355,7 +355,11 @@ def choose_classes(typed: Sequence[str], data: str, classes: Sequence[str], coun
             )
     if len(found) != count or len(set(found)) != count:
         words = {2: "two", 3: "three"}
-        raise UserError(f"classes={','.join(typed)}: must be {words[count]} different classes")
+        here = ", ".join(names[number] for number in found)
+        taken = "" if here == ", ".join(typed) else f", not {here}"
+        raise UserError(
+            f"classes={','.join(typed)}: must be {words[count]} different classes{taken}"
+        )
     return Chosen(tuple(found), tuple(names[k] for k in found))
 
 

@@ -94,7 +94,7 @@ def test_a_class_that_is_called_like_a_number_is_meant_by_it():
     ("classes", "message"),
     [
         (["bird", "cat"], "classes=bird,cat: must be three different classes"),
-        (["bird", "cat", "2"], "must be three different classes"),
+        (["bird", "cat", "2"], "must be three different classes, not bird, cat, bird"),
         (["bird", "cat", "4"], "cifar10 has no class 4; it has 4, by name .* or number, 0 to 3"),
         (["bird", "cat", "airplan"], "did you mean airplane"),
     ],
