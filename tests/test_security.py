@@ -301,7 +301,7 @@ def test_what_was_measured_is_not_unpickled(run, marker, bomb):
 
 def test_yaml_builds_no_objects(run, tmp_path, marker, monkeypatch, capsys):
     evil = f"!!python/object/apply:os.mkdir ['{marker}']"
-    assert main(["runs", f"seed={evil}", f"runs_dir={run.parent}"]) == 0
+    assert main(["runs", f"seed={evil}", f"runs_dir={run.parent}"]) == 2
     (run / "config.yaml").write_text(f"seed: {evil}\n")
     (run / "metrics.json").unlink()  # or nobody would look into config.yaml
     assert read_run(run).status == "damaged"
